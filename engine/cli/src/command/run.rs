@@ -1,0 +1,112 @@
+//! `anneal run`: runs what changed, shows how it goes, and ends with a summary and the report.
+//!
+//! Unaware of scheduling and of what stages do.
+use super::Context;
+use crate::args::Run;
+use crate::exit::{Error, Exit};
+use crate::render::progress::Progress;
+use crate::render::table;
+use crate::{output, render};
+use anneal_engine::Failure;
+use anneal_engine::diagnostic::Diagnostics;
+use anneal_engine::event::Stamped;
+use anneal_engine::graph::Pipeline;
+use anneal_engine::report::{Known, report};
+use anneal_engine::run::{Options, Outcome, RunSummary};
+use anneal_engine::stop::Stop;
+use anneal_engine::worker::WorkerCommand;
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
+
+pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
+    let pipeline = super::pipeline(&args.source, context)?;
+    let only = names(&pipeline, "--only", &args.only)?;
+    names(&pipeline, "--force", &args.force)?;
+    check_files(&pipeline, &only)?;
+    let options = Options {
+        outputs: super::outputs(&args.outputs, &pipeline),
+        jobs: args.jobs.map(|jobs| jobs as usize),
+        only: args.only.clone(),
+        force: args.force.clone(),
+        keep_going: !args.fail_fast,
+        worker: WorkerCommand::this_program()?,
+        stop: Stop::on_signals()?,
+    };
+    if args.json {
+        let open = Cell::new(true);
+        let summary = anneal_engine::run::run(&pipeline, &options, &|event| {
+            // When nobody reads any more, the run goes on for its results.
+            open.set(open.get() && write_json(event));
+        })?;
+        return Ok(exit(&summary));
+    }
+    let progress = Progress::new(&pipeline, std::io::stderr().is_terminal());
+    let summary = anneal_engine::run::run(&pipeline, &options, &|event| progress.show(event))?;
+    progress.finish();
+    let known: Vec<Known> = summary.stages.iter().map(Known::from).collect();
+    let tables = report(&pipeline, &known);
+    let mut text = format!("{}\n", headline(&summary));
+    if !tables.results.is_empty() {
+        text += &format!("\n{}\n", table::results(&tables, table::Look::Text));
+    }
+    let exit = exit(&summary);
+    match output::print(&text) {
+        // How the run went outweighs that nobody wants to know.
+        Err(Error::ClosedPipe) => Ok(exit),
+        printed => printed.map(|()| exit),
+    }
+}
+
+/// The stages that an option names.
+fn names(pipeline: &Pipeline, option: &str, names: &[String]) -> Result<BTreeSet<u32>, Error> {
+    let mut found = BTreeSet::new();
+    for name in names {
+        let Some(id) = pipeline.find(name) else {
+            let known: Vec<&str> = pipeline.stages.iter().map(|node| node.name.as_str()).collect();
+            let failure = Failure::user(format!("{option} {name}: there is no such stage in {}", pipeline.manifest.display()));
+            return Err(Error::Usage(failure.hint(format!("the stages are: {}", known.join(", ")))));
+        };
+        found.insert(id.0);
+        found.extend(pipeline.ancestors(id).iter().map(|id| id.0));
+    }
+    Ok(found)
+}
+
+/// Before anything runs, tells of every file that is not there and that a stage of this run would read.
+fn check_files(pipeline: &Pipeline, only: &BTreeSet<u32>) -> Result<(), Error> {
+    let wanted = pipeline.ids().filter(|id| only.is_empty() || only.contains(&id.0));
+    let missing: Vec<_> = wanted.flat_map(|id| pipeline.node(id).missing.iter().cloned()).collect();
+    if missing.is_empty() { Ok(()) } else { Err(Diagnostics(missing).into()) }
+}
+
+fn write_json(event: &Stamped) -> bool {
+    let Ok(mut line) = serde_json::to_string(event) else { return true };
+    line.push('\n');
+    let mut out = std::io::stdout().lock();
+    out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_ok()
+}
+
+fn exit(summary: &RunSummary) -> Exit {
+    if summary.interrupted {
+        return Exit::Interrupted;
+    }
+    let class = |outcome: &Outcome| match outcome {
+        Outcome::Failed(failure) => Some(failure.class),
+        _ => None,
+    };
+    Exit::of_all(summary.stages.iter().filter_map(|stage| class(&stage.outcome)))
+}
+
+fn headline(summary: &RunSummary) -> String {
+    let RunSummary { executed, cached, failed, skipped, interrupted, seconds, .. } = summary;
+    let time = render::progress::duration(*seconds);
+    if !interrupted && *executed + *failed + *skipped == 0 {
+        return format!("nothing to do: {} in {time}", render::progress::count(*cached, "cached stage"));
+    }
+    let mut parts = vec![format!("{executed} executed"), format!("{cached} cached")];
+    parts.extend((*failed > 0).then(|| format!("{failed} failed")));
+    parts.extend((*skipped > 0).then(|| format!("{skipped} not run")));
+    let line = format!("{} in {time}; {}", parts.join(", "), summary.folder.display());
+    if *interrupted { format!("interrupted: {line}\nthe same command goes on where it stopped") } else { line }
+}

@@ -1,0 +1,6 @@
+//! How things look: problems with their carets, progress, tables.
+//!
+//! Unaware of where the text goes.
+pub(crate) mod problem;
+pub(crate) mod progress;
+pub(crate) mod table;

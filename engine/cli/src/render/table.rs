@@ -1,0 +1,106 @@
+//! The report's tables, for a terminal or for Markdown; as a page in `html`.
+//!
+//! Unaware of where values come from.
+pub(crate) mod html;
+#[cfg(test)]
+mod tests;
+
+use anneal_engine::report::{Report, StageState};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+
+/// For whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// A terminal.
+    Text,
+    /// A page that somebody renders.
+    Markdown,
+}
+
+/// Both tables, one below the other.
+pub(crate) fn both(report: &Report, look: Look) -> String {
+    let stages = stages(report, look);
+    if report.results.is_empty() { stages } else { format!("{}\n\n{stages}", results(report, look)) }
+}
+
+/// The results side by side.
+pub(crate) fn results(report: &Report, look: Look) -> String {
+    let (head, rows) = result_cells(report);
+    draw(head, rows, 1, look)
+}
+
+/// Every stage with its time and memory.
+pub(crate) fn stages(report: &Report, look: Look) -> String {
+    let (head, rows) = stage_cells(report);
+    draw(head, rows, 3, look)
+}
+
+type Cells = (Vec<String>, Vec<Vec<String>>);
+
+fn result_cells(report: &Report) -> Cells {
+    let unfinished = report.results.iter().any(|row| row.status != StageState::Done);
+    let mut head = vec!["result".to_owned()];
+    head.extend(report.columns.iter().map(|column| column.title.to_owned()));
+    head.extend(unfinished.then(|| "state".to_owned()));
+    let row = |row: &anneal_engine::report::ResultRow| {
+        let value = |column: &&anneal_engine::report::Column| {
+            row.values.get(column.name).map_or("-".to_owned(), |value| column.format.text(*value))
+        };
+        let mut cells = vec![row.label.clone()];
+        cells.extend(report.columns.iter().map(value));
+        cells.extend(unfinished.then(|| row.status.to_string()));
+        cells
+    };
+    (head, report.results.iter().map(row).collect())
+}
+
+fn stage_cells(report: &Report) -> Cells {
+    let head = ["stage", "kind", "state", "seconds", "peak MiB", "key", "output"].map(str::to_owned).to_vec();
+    let row = |row: &anneal_engine::report::StageRow| {
+        let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
+        let digest = |value: Option<anneal_engine::key::Digest>| value.map_or("-".to_owned(), |value| value.short());
+        let (name, kind, state) = (row.name.clone(), row.kind.to_owned(), row.status.to_string());
+        vec![name, kind, state, number(row.seconds), number(row.peak_mib), digest(row.key), digest(row.output)]
+    };
+    (head, report.stages.iter().map(row).collect())
+}
+
+/// Columns from `numbers` on are aligned to the right, but for words.
+fn draw(head: Vec<String>, rows: Vec<Vec<String>>, numbers: usize, look: Look) -> String {
+    let safe = |text: &str| match look {
+        Look::Text => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>(),
+        Look::Markdown => markdown(text),
+    };
+    let mut table = Table::new();
+    table.load_style(match look {
+        Look::Text => presets::UTF8_HORIZONTAL_ONLY,
+        Look::Markdown => presets::ASCII_MARKDOWN,
+    });
+    let right = |(i, text): (usize, &String)| {
+        let cell = Cell::new(safe(text));
+        if i >= numbers && text != "state" { cell.set_alignment(CellAlignment::Right) } else { cell }
+    };
+    let words = head.iter().position(|title| title == "state").filter(|at| *at >= numbers);
+    table.set_header(head.iter().enumerate().map(right).collect::<Vec<_>>());
+    for row in &rows {
+        let cell = |(i, text): (usize, &String)| {
+            if words == Some(i) { Cell::new(safe(text)) } else { right((i, text)) }
+        };
+        table.add_row(row.iter().enumerate().map(cell).collect::<Vec<_>>());
+    }
+    table.trim_fmt()
+}
+
+/// Text that stays text inside a cell of a Markdown table.
+fn markdown(text: &str) -> String {
+    let mut safe = String::new();
+    for c in text.chars() {
+        match c {
+            '|' | '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '#' | '~' => safe.extend(['\\', c]),
+            '&' => safe.push_str("&amp;"),
+            c if c.is_control() => safe.push(' '),
+            c => safe.push(c),
+        }
+    }
+    safe
+}

@@ -1,0 +1,81 @@
+//! What the report looks like.
+use super::*;
+use anneal_engine::event::Step;
+use anneal_engine::key::Digest;
+use anneal_engine::report::{COLUMNS, ResultRow, StageRow};
+use std::collections::BTreeMap;
+
+fn example() -> Report {
+    let names = ["train_loss", "peak_mib", "em"];
+    let result = |label: &str, values: &[(&'static str, f64)], status| ResultRow {
+        label: label.to_owned(),
+        stage: label.to_owned(),
+        trained_by: None,
+        values: values.iter().copied().collect(),
+        status,
+    };
+    let stage = |name: &str, status, done: bool| StageRow {
+        name: name.to_owned(),
+        kind: "train-lora",
+        status,
+        seconds: done.then_some(12.34),
+        peak_mib: done.then_some(567.8),
+        key: done.then(|| Digest::new([0xab; 32])),
+        output: done.then(|| Digest::new([0xcd; 32])),
+        metrics: BTreeMap::new(),
+    };
+    Report {
+        experiment: "a <b> & \"c\"".to_owned(),
+        columns: COLUMNS.iter().filter(|column| names.contains(&column.name)).collect(),
+        results: vec![
+            result("base", &[("em", 0.0)], StageState::Done),
+            result("lora|<i>", &[("train_loss", 0.3134), ("peak_mib", 58204.0), ("em", 41.25)], StageState::Done),
+            result("fft", &[], StageState::Skipped("big".to_owned())),
+        ],
+        stages: vec![
+            stage("lora", StageState::Done, true),
+            stage("big", StageState::Failed("out of memory: killed".to_owned()), false),
+        ],
+    }
+}
+
+fn step(step: u64, loss: f64) -> Step {
+    let (learning_rate, grad_norm, seconds, tokens_per_second) = (0.0, 0.0, 0.0, 0.0);
+    let (total, tokens, labelled_tokens, peak_mib) = (0, 0, 0, None);
+    Step { step, total, loss, learning_rate, grad_norm, tokens, labelled_tokens, seconds, tokens_per_second, peak_mib }
+}
+
+#[test]
+fn a_terminal_sees_two_tables() {
+    insta::assert_snapshot!(both(&example(), Look::Text), @"");
+}
+
+#[test]
+fn markdown_keeps_text_text() {
+    insta::assert_snapshot!(results(&example(), Look::Markdown), @"");
+}
+
+#[test]
+fn a_page_is_whole_and_escaped() {
+    let curves = vec![
+        ("lora".to_owned(), (1..=2000).map(|i| step(i, 1.0 / i as f64)).collect()),
+        ("flat <x>".to_owned(), vec![step(1, 0.5)]),
+        ("broken".to_owned(), vec![step(1, f64::NAN)]),
+        ("none".to_owned(), Vec::new()),
+    ];
+    let page = html::page(&example(), &curves);
+    assert!(page.contains("<title>a &lt;b&gt; &amp; &quot;c&quot;</title>"));
+    assert!(page.contains("<td>lora|&lt;i&gt;</td>"));
+    assert!(page.contains("flat &lt;x&gt;: loss by step, last 0.5000"));
+    assert_eq!(page.matches("<figure>").count(), 2);
+    for bad in ["NaN", "inf", "<script", "http", "<b>", "<x>"] {
+        assert!(!page.contains(bad), "{bad}");
+    }
+    for tag in ["table", "tr", "td", "th", "svg", "figure", "style", "h1", "h2", "div"] {
+        let opened = page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
+        assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+    let curve = page.split("class=\"curve\" d=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    assert!(curve.matches('L').count() <= 641, "a curve is thinned");
+    insta::assert_snapshot!(curve.split('L').take(3).collect::<Vec<_>>().join("L"), @"");
+}

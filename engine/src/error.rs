@@ -1,0 +1,100 @@
+//! How a stage, a worker or the engine itself can fail, as data: a class that decides what happens next, a message
+//! that says what and where, and a hint that says what to do.
+//!
+//! Unaware of rendering and of exit codes; `engine/cli` owns both.
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::Path;
+
+/// Why something failed, by evidence. Decides whether the next run tries again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureClass {
+    /// Out of memory, on the host or on a device.
+    Oom,
+    /// A loss or gradient became NaN or infinite.
+    Nan,
+    /// A time limit was met.
+    Timeout,
+    /// The process was ended by a signal that nobody here sent.
+    Signal,
+    /// The input is at fault: a file, a value, a full disk, a missing permission.
+    User,
+    /// Asked to stop (Ctrl+C); the next run resumes.
+    Interrupted,
+    /// The program is at fault.
+    Bug,
+}
+
+impl fmt::Display for FailureClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Oom => "out of memory",
+            Self::Nan => "not a number",
+            Self::Timeout => "timeout",
+            Self::Signal => "signal",
+            Self::User => "error",
+            Self::Interrupted => "interrupted",
+            Self::Bug => "bug",
+        })
+    }
+}
+
+/// A failure: what happened, where, and what to do next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Why, by evidence.
+    pub class: FailureClass,
+    /// What and where, a sentence without a final full stop; names the file and the line where there is one.
+    pub message: String,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure of any class.
+    pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
+        Self { class, message: message.into(), hint: None }
+    }
+
+    /// The input is at fault.
+    pub fn user(message: impl Into<String>) -> Self {
+        Self::new(FailureClass::User, message)
+    }
+
+    /// The program is at fault: something that its own checks should have made impossible.
+    pub fn bug(message: impl Into<String>) -> Self {
+        Self::new(FailureClass::Bug, message)
+    }
+
+    /// Adds what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// An operation on a file failed: names the operation, the path and the system's reason, and hints at the two
+    /// causes that people can mend at once (a full disk, a missing permission).
+    pub fn io(action: &str, path: &Path, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull};
+        let failure = Self::user(format!("cannot {action} {}: {error}", path.display()));
+        match error.kind() {
+            StorageFull => failure.hint("the disk is full; free some space and run again: finished stages are kept"),
+            PermissionDenied | ReadOnlyFilesystem => {
+                failure.hint("check the permissions of that path, or choose another place with --outputs DIR")
+            }
+            NotFound => failure.hint("check the path; relative paths start at the project root"),
+            _ => failure,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,198 @@
+//! From the text of a manifest to a checked [`Pipeline`], or to all its problems at once.
+//!
+//! The text is parsed into a tree with spans (`tree`), overrides are put into it (`set`), values are held against
+//! the kinds' declarations (`values`), stages are connected (`stages`). Unaware of keys, caches and terminals.
+mod set;
+mod stages;
+#[cfg(test)]
+pub(crate) mod tests;
+mod text;
+mod tree;
+mod values;
+mod words;
+
+use crate::diagnostic::{Diagnostic, Diagnostics, Place, SourceText};
+use crate::graph::{Header, Pipeline};
+use crate::param::{ParamSet, Shape};
+use crate::registry::Registry;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tree::{Table, Tree};
+use values::{Checker, Owner};
+
+pub use words::shape_words;
+
+/// How to read a manifest.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// `stage.key=value` overrides, as given to `--set`; the last of equal keys wins.
+    pub sets: Vec<String>,
+    /// Folder that the manifest's own path and relative paths in `sets` start from; absolute. Empty: the process's.
+    pub cwd: PathBuf,
+    /// Folder that relative paths in the manifest start from, instead of the project's root.
+    pub root: Option<PathBuf>,
+}
+
+crate::params! {
+    /// The `[experiment]` table.
+    pub struct Experiment {
+        /// Name of the experiment, in reports and run folders.
+        name: String;
+        /// Seed of everything random.
+        seed: u64 = 42, in 0..=9_223_372_036_854_775_807i64;
+        /// Numerics class: the arithmetic that results are promised for.
+        numerics: String = "cpu-f32";
+    }
+}
+
+/// Reads and checks a manifest.
+///
+/// # Errors
+/// All its problems at once, ordered as in the text.
+pub fn load(registry: &Registry, path: &Path, options: &LoadOptions) -> Result<Pipeline, Diagnostics> {
+    let name = path.display().to_string();
+    let file = options.cwd.join(path);
+    let text = text::read(&file, &name).map_err(|problem| Diagnostics(vec![problem]))?;
+    let root = match &options.root {
+        Some(root) => std::path::absolute(options.cwd.join(root)).unwrap_or_else(|_| root.clone()),
+        None => text::project_root(&file),
+    };
+    parse(registry, text, path, &root, options)
+}
+
+/// Checks the text of a manifest; `path` is only its name, `root` is absolute.
+///
+/// # Errors
+/// All its problems at once, ordered as in the text.
+pub fn parse(
+    registry: &Registry,
+    text: String,
+    path: &Path,
+    root: &Path,
+    options: &LoadOptions,
+) -> Result<Pipeline, Diagnostics> {
+    let source = Arc::new(SourceText { name: path.display().to_string(), text, order: 0 });
+    let mut problems = Vec::new();
+    let mut tree = tree::parse(&source, &mut problems);
+    let recovered = !problems.is_empty();
+    let broken_lines: Vec<usize> = problems.iter().map(|problem| problem.line).collect();
+    for (i, argument) in options.sets.iter().enumerate() {
+        set::apply(argument, i + 1, &mut tree, &mut problems);
+    }
+    let mut checker = Checker { root, cwd: &options.cwd, recovered, problems: Vec::new() };
+    let checked = check(&mut checker, registry, &source, &tree);
+    // What recovery made of a broken line is not what was meant.
+    problems
+        .extend(checker.problems.into_iter().filter(|p| p.place.source.is_set() || !broken_lines.contains(&p.line)));
+    let header = |experiment: Experiment| Header {
+        experiment: experiment.name,
+        seed: experiment.seed,
+        numerics: experiment.numerics,
+        manifest: path.to_owned(),
+        root: root.to_owned(),
+        text: source.text.clone(),
+        overrides: options.sets.clone(),
+    };
+    if let (true, Some((experiment, nodes))) = (problems.is_empty(), checked) {
+        // Cycles were reported above, so none can be left.
+        if let Ok(pipeline) = Pipeline::new(header(experiment), nodes) {
+            return Ok(pipeline);
+        }
+    }
+    if problems.is_empty() {
+        let whole = Place::new(&source, 0..0);
+        problems.push(Diagnostic::error(&whole, "bug: this manifest was refused without a reason"));
+    }
+    let mut problems = Diagnostics(problems);
+    problems.sort();
+    Err(problems)
+}
+
+type Checked = Option<(Experiment, Vec<crate::graph::Node>)>;
+
+fn check(checker: &mut Checker<'_>, registry: &Registry, source: &Arc<SourceText>, root: &Table) -> Checked {
+    let start = Place::new(source, 0..0);
+    for entry in &root.0 {
+        let problem = match entry.key.as_str() {
+            "experiment" | "stages" => continue,
+            // The keys below a broken `[header]` end up here.
+            _ if checker.recovered => continue,
+            "sweep" => Diagnostic::error(&entry.key_place, "sweeps are not built yet")
+                .label("this version runs one combination at a time")
+                .hint("take this table away and run once for each value: `--set stage.key=value`".to_owned()),
+            other => Diagnostic::error(&entry.key_place, format!("unknown key `{other}`"))
+                .label("not a key of a manifest")
+                .hint(words::suggest(other, "a manifest has", &["experiment", "stages"])),
+        };
+        checker.complain(problem);
+    }
+    let experiment = experiment(checker, registry, root, &start);
+    let empty = Table::default();
+    let stages = section(checker, root, "stages", &start).unwrap_or(&empty);
+    if stages.0.is_empty() && root.get("stages").is_some_and(|entry| entry.item.table().is_some()) {
+        let place = root.get("stages").map_or(&start, |entry| &entry.key_place);
+        checker.complain(Diagnostic::error(place, "this manifest has no stages"));
+    }
+    let drafts = stages::read(checker, registry, stages);
+    stages::check_cycles(checker, &drafts);
+    // Recovered text may have lost keys, which the kinds' checks would then ask for.
+    if checker.recovered {
+        return None;
+    }
+    let nodes = stages::finish(checker, drafts);
+    experiment.map(|experiment| (experiment, nodes))
+}
+
+fn experiment(checker: &mut Checker<'_>, registry: &Registry, root: &Table, start: &Place) -> Option<Experiment> {
+    let table = section(checker, root, "experiment", start)?;
+    let entry = root.get("experiment")?;
+    let mut params = Experiment::params();
+    for param in params.iter_mut().filter(|param| param.name == "numerics") {
+        param.shape = Shape::Choice(registry.numerics().iter().map(|name| (*name, "")).collect());
+        param.default = registry.numerics().first().map(|name| Value::from(*name));
+    }
+    let owner = Owner { name: "table `experiment`", place: &entry.key_place, reserved: &[] };
+    let values = checker.params(&owner, &params, table)?;
+    let experiment: Experiment = serde_json::from_value(values).ok()?;
+    if let (Some(wrong), Some(entry)) = (bad_name(&experiment.name, &['-', '.']), table.get("name")) {
+        let message = format!("an experiment cannot have the name `{}`: {wrong}", experiment.name.escape_debug());
+        checker.complain(Diagnostic::error(&entry.item.place, message));
+    }
+    Some(experiment)
+}
+
+fn section<'a>(checker: &mut Checker<'_>, root: &'a Table, name: &str, start: &Place) -> Option<&'a Table> {
+    match root.get(name) {
+        Some(entry) => {
+            let table = entry.item.table();
+            if table.is_none() && !matches!(entry.item.tree, Tree::Broken) {
+                let problem =
+                    Diagnostic::error(&entry.item.place, format!("`{name}` cannot be {}", entry.item.describe()));
+                checker.complain(problem.label("expected a table"));
+            }
+            table
+        }
+        None => {
+            if !checker.recovered {
+                let example = if name == "stages" { "[stages.NAME]" } else { "[experiment]` with `name = \"...\"" };
+                let problem = Diagnostic::error(start, format!("this manifest has no `{name}`"));
+                checker.complain(problem.hint(format!("add `{example}`")));
+            }
+            None
+        }
+    }
+}
+
+/// What keeps a text from being a name; names become parts of file names and of `--set stage.key`.
+fn bad_name(name: &str, also: &[char]) -> Option<&'static str> {
+    if name.is_empty() {
+        return Some("it is empty");
+    }
+    if name.len() > 100 {
+        return Some("it is longer than 100 bytes");
+    }
+    let fine = name.chars().all(|c| c.is_alphanumeric() || c == '_' || also.contains(&c));
+    // A name that begins with `-` would look like an option, one that begins with `.` would be hidden.
+    (!fine || name.starts_with(also)).then_some("use letters, digits, `_` and, but not at first, `-`")
+}

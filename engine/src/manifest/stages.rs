@@ -1,0 +1,269 @@
+//! The `[stages]` table: kinds, parameters, connections between ports, and the kinds' own checks.
+//!
+//! Unaware of files' contents and of what will run.
+use super::tree::{Entry, Item, Table, Tree};
+use super::values::{Checker, Owner};
+use super::words::{list, suggest};
+use crate::diagnostic::{Diagnostic, Place};
+use crate::graph::{Node, StageId};
+use crate::registry::Registry;
+use crate::stage::{Port, Problem, Source, Stage};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Keys of every stage that are not parameters.
+const RESERVED: &[&str] = &["kind", "inputs"];
+
+/// A stage while it is being checked; what could not be made out is absent.
+pub(super) struct Draft<'a> {
+    name: &'a str,
+    place: &'a Place,
+    table: Option<&'a Table>,
+    kind: Option<Arc<dyn Stage>>,
+    params: Option<Value>,
+    output: Option<&'static str>,
+    inputs: Vec<Link<'a>>,
+}
+
+struct Link<'a> {
+    port: Port,
+    from: StageId,
+    place: &'a Place,
+}
+
+/// Reads the stages one by one, then connects them.
+pub(super) fn read<'a>(checker: &mut Checker<'_>, registry: &Registry, stages: &'a Table) -> Vec<Draft<'a>> {
+    let mut drafts: Vec<Draft<'_>> = stages.0.iter().map(|entry| draft(checker, registry, entry)).collect();
+    let ids: BTreeMap<&str, StageId> =
+        drafts.iter().enumerate().map(|(i, draft)| (draft.name, StageId(i as u32))).collect();
+    for at in 0..drafts.len() {
+        let inputs = connect(checker, &drafts[at], &drafts, &ids);
+        drafts[at].inputs = inputs;
+    }
+    drafts
+}
+
+fn draft<'a>(checker: &mut Checker<'_>, registry: &Registry, entry: &'a Entry) -> Draft<'a> {
+    let (name, place) = (entry.key.as_str(), &entry.key_place);
+    let mut draft = Draft { name, place, table: None, kind: None, params: None, output: None, inputs: Vec::new() };
+    let ambiguous = (name == "experiment").then_some("`--set experiment.seed=7` would be ambiguous");
+    if let Some(wrong) = super::bad_name(name, &['-']).or(ambiguous) {
+        let message = format!("a stage cannot have the name `{}`: {wrong}", name.escape_debug());
+        checker.complain(Diagnostic::error(place, message));
+    }
+    let Some(table) = entry.item.table() else {
+        if !matches!(entry.item.tree, Tree::Broken) {
+            let message = format!("stage `{name}` cannot be {}", entry.item.describe());
+            let hint = format!("write a table `[stages.{name}]` with a `kind`");
+            checker.complain(Diagnostic::error(&entry.item.place, message).hint(hint));
+        }
+        return draft;
+    };
+    draft.table = Some(table);
+    let Some(kind) = kind(checker, registry, name, place, table) else { return draft };
+    let label = format!("stage kind `{}`", kind.kind());
+    let owner = Owner { name: &label, place, reserved: RESERVED };
+    draft.params = checker.params(&owner, &kind.params(), table);
+    draft.output = draft.params.as_ref().map(|params| kind.output(params));
+    draft.kind = Some(kind);
+    draft
+}
+
+fn kind(
+    checker: &mut Checker<'_>,
+    registry: &Registry,
+    name: &str,
+    place: &Place,
+    table: &Table,
+) -> Option<Arc<dyn Stage>> {
+    let kinds: Vec<&str> = registry.kinds().iter().map(|kind| kind.kind()).collect();
+    let Some(entry) = table.get("kind") else {
+        if !checker.recovered {
+            let hint = format!("add `kind = \"...\"`, one of {}", list(&kinds));
+            let problem = Diagnostic::error(place, format!("stage `{name}` has no `kind`"));
+            checker.complain(problem.label("`kind` is missing").hint(hint));
+        }
+        return None;
+    };
+    match &entry.item.tree {
+        Tree::Text(text) => {
+            let found = registry.get(text).cloned();
+            if found.is_none() {
+                let problem = Diagnostic::error(&entry.item.place, format!("there is no stage kind `{text}`"));
+                checker.complain(problem.hint(suggest(text, "the kinds are", &kinds)));
+            }
+            found
+        }
+        Tree::Broken => None,
+        _ => {
+            let problem = Diagnostic::error(&entry.item.place, format!("`kind` cannot be {}", entry.item.describe()));
+            checker.complain(problem.label("expected the name of a kind in quotes").hint(list(&kinds)));
+            None
+        }
+    }
+}
+
+/// The links of one stage in the order of its kind's ports.
+fn connect<'a>(
+    checker: &mut Checker<'_>,
+    draft: &Draft<'a>,
+    drafts: &[Draft<'a>],
+    ids: &BTreeMap<&str, StageId>,
+) -> Vec<Link<'a>> {
+    let (Some(kind), Some(table)) = (&draft.kind, draft.table) else { return Vec::new() };
+    let ports = kind.inputs();
+    let mut links = Vec::new();
+    // A table that could not be read says nothing of the ports that are missing.
+    let mut readable = !checker.recovered;
+    let entry = table.get("inputs");
+    match entry.map(|entry| &entry.item.tree) {
+        None => {}
+        Some(Tree::Table(inputs)) => {
+            for entry in &inputs.0 {
+                let Some(port) = ports.iter().find(|port| port.name == entry.key) else {
+                    unknown_port(checker, kind.kind(), ports, inputs, entry);
+                    readable = false;
+                    continue;
+                };
+                match source_of(checker, draft.name, port, &entry.item, ids) {
+                    Some(from) => links.push(Link { port: *port, from, place: &entry.item.place }),
+                    None => readable = false,
+                }
+            }
+        }
+        Some(tree) => {
+            readable = false;
+            if let (Some(entry), false) = (entry, matches!(tree, Tree::Broken)) {
+                let problem =
+                    Diagnostic::error(&entry.item.place, format!("`inputs` cannot be {}", entry.item.describe()));
+                checker.complain(problem.hint("write `inputs = { port = \"stage\" }`".to_owned()));
+            }
+        }
+    }
+    links.sort_by_key(|link| ports.iter().position(|port| port.name == link.port.name));
+    for port in ports.iter().filter(|port| port.required && readable) {
+        if links.iter().all(|link| link.port.name != port.name) {
+            missing_port(checker, draft, port, drafts);
+        }
+    }
+    for link in &links {
+        check_type(checker, kind.as_ref(), link, &drafts[link.from.index()]);
+    }
+    links
+}
+
+fn source_of(
+    checker: &mut Checker<'_>,
+    stage: &str,
+    port: &Port,
+    item: &Item,
+    ids: &BTreeMap<&str, StageId>,
+) -> Option<StageId> {
+    let Tree::Text(name) = &item.tree else {
+        if !matches!(item.tree, Tree::Broken) {
+            let problem =
+                Diagnostic::error(&item.place, format!("input `{}` cannot be {}", port.name, item.describe()));
+            checker.complain(problem.label("expected the name of a stage in quotes"));
+        }
+        return None;
+    };
+    let found = ids.get(name.as_str()).copied();
+    if found.is_none() {
+        let others: Vec<&str> = ids.keys().copied().filter(|other| *other != stage).collect();
+        let problem = Diagnostic::error(&item.place, format!("there is no stage `{name}`"));
+        checker.complain(problem.hint(suggest(name, "the other stages are", &others)));
+    }
+    found
+}
+
+fn unknown_port(checker: &mut Checker<'_>, kind: &str, ports: &[Port], inputs: &Table, entry: &Entry) {
+    let free: Vec<&str> = ports.iter().map(|port| port.name).filter(|name| inputs.get(name).is_none()).collect();
+    let problem = Diagnostic::error(&entry.key_place, format!("stage kind `{kind}` has no input `{}`", entry.key));
+    let hint = match ports {
+        [] => Some("it takes no inputs".to_owned()),
+        _ => suggest(&entry.key, "inputs not yet connected", &free),
+    };
+    checker.complain(problem.hint(hint));
+}
+
+fn missing_port(checker: &mut Checker<'_>, draft: &Draft<'_>, port: &Port, drafts: &[Draft<'_>]) {
+    let fitting: Vec<&str> = drafts
+        .iter()
+        .filter(|other| other.name != draft.name && other.output.is_some_and(|output| port.accepts.contains(&output)))
+        .map(|other| other.name)
+        .collect();
+    let hint = match fitting.as_slice() {
+        [] => format!("it takes {} ({}), which no stage here makes", list(port.accepts), port.doc),
+        [one] => format!("add `inputs = {{ {} = \"{one}\" }}`", port.name),
+        many => format!("stages that would fit: {}", list(many)),
+    };
+    let place = draft.table.and_then(|table| table.get("inputs")).map_or(draft.place, |entry| &entry.key_place);
+    let problem = Diagnostic::error(place, format!("stage `{}` needs input `{}`", draft.name, port.name));
+    checker.complain(problem.label(format!("input `{}` is not connected", port.name)).hint(hint));
+}
+
+fn check_type(checker: &mut Checker<'_>, kind: &dyn Stage, link: &Link<'_>, from: &Draft<'_>) {
+    let Some(output) = from.output.filter(|output| !link.port.accepts.contains(output)) else { return };
+    let fitting: Vec<&str> =
+        kind.inputs().iter().filter(|port| port.accepts.contains(&output)).map(|port| port.name).collect();
+    let hint = match fitting.as_slice() {
+        [] => format!("no input of `{}` takes `{output}`", kind.kind()),
+        ports => format!("`{output}` fits {}", list(ports)),
+    };
+    let (port, accepts) = (link.port.name, list(link.port.accepts));
+    let message = format!("input `{port}` takes {accepts}, but stage `{}` makes `{output}`", from.name);
+    checker.complain(Diagnostic::error(link.place, message).label(format!("this is `{output}`")).hint(hint));
+}
+
+/// Reports every circle as a closed path in the direction of the data.
+pub(super) fn check_cycles(checker: &mut Checker<'_>, drafts: &[Draft<'_>]) {
+    let edges: Vec<Vec<StageId>> = drafts.iter().map(|d| d.inputs.iter().map(|link| link.from).collect()).collect();
+    for path in crate::graph::cycles(&edges) {
+        let names: Vec<&str> = path.iter().map(|id| drafts[id.index()].name).collect();
+        let [.., before, last] = path.as_slice() else { continue };
+        let into = drafts[last.index()].inputs.iter().find(|link| link.from == *before);
+        let place = into.map_or(drafts[last.index()].place, |link| link.place);
+        let problem = Diagnostic::error(place, format!("these stages need each other: {}", names.join(" -> ")));
+        checker.complain(problem.label("this closes the circle").hint("take one of these inputs away".to_owned()));
+    }
+}
+
+/// The kinds' own checks and the source files. A stage with other problems is left alone: its checks would repeat them.
+pub(super) fn finish(checker: &mut Checker<'_>, drafts: Vec<Draft<'_>>) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for draft in drafts {
+        let Draft { name, place, table: Some(table), kind: Some(kind), params: Some(params), output, inputs } = draft
+        else {
+            continue;
+        };
+        let connected: Vec<&str> = inputs.iter().map(|link| link.port.name).collect();
+        let mut found = kind.check(&params, &connected);
+        let mut sources: Vec<Source> = Vec::new();
+        if found.is_empty() {
+            match kind.sources(&params) {
+                Ok(all) => sources = all,
+                Err(problems) => found = problems,
+            }
+        }
+        let (missing, wrong): (Vec<_>, Vec<_>) = found.iter().partition(|problem| problem.missing_file);
+        wrong.into_iter().for_each(|problem| checker.complain(locate(problem, place, table)));
+        let missing = missing.into_iter().map(|problem| locate(problem, place, table)).collect();
+        let inputs = inputs.iter().map(|link| (link.port.name.to_owned(), link.from)).collect();
+        let (name, output) = (name.to_owned(), output.unwrap_or_default());
+        nodes.push(Node { name, kind, params, inputs, output, sources, missing });
+    }
+    nodes
+}
+
+/// A kind's problem at the value it names, or as near as the text comes.
+fn locate(problem: &Problem, stage: &Place, table: &Table) -> Diagnostic {
+    let (mut place, mut level) = (stage, Some(table));
+    for (i, key) in problem.at.iter().enumerate() {
+        let Some(entry) = level.and_then(|table| table.get(key)) else { break };
+        let last = i + 1 == problem.at.len();
+        place = if last { &entry.item.place } else { &entry.key_place };
+        level = entry.item.table();
+    }
+    Diagnostic::error(place, problem.message.clone()).hint(problem.hint.clone())
+}

@@ -1,0 +1,96 @@
+//! The metrics that have a column: their order, titles and formats, and where in a line of stages they come from.
+//!
+//! Metrics without a column are in the report's JSON. Unaware of pipelines.
+use crate::graph::Node;
+use crate::store::Record;
+use serde::Serialize;
+
+/// How a number is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// With so many decimals.
+    Decimals(usize),
+    /// Whole, thousands apart.
+    Count,
+}
+
+impl Format {
+    /// The number as text.
+    pub fn text(self, value: f64) -> String {
+        match self {
+            Self::Decimals(decimals) => format!("{value:.decimals$}"),
+            Self::Count => grouped(value),
+        }
+    }
+}
+
+/// Which stage of a line a column is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum From {
+    /// The nearest that trained.
+    Training,
+    /// The nearest that measured it.
+    Nearest,
+}
+
+/// A column of results.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Column {
+    /// Name of the metric.
+    pub name: &'static str,
+    /// Title, with the unit.
+    pub title: &'static str,
+    /// How a value is written.
+    pub format: Format,
+    /// Which stage it is about.
+    pub from: From,
+}
+
+const fn column(name: &'static str, title: &'static str, format: Format, from: From) -> Column {
+    Column { name, title, format, from }
+}
+
+/// All columns, in order.
+pub const COLUMNS: &[Column] = &[
+    column("train_loss", "train loss", Format::Decimals(4), From::Training),
+    column("eval_loss", "eval loss", Format::Decimals(4), From::Training),
+    column("train_seconds", "train s", Format::Decimals(1), From::Training),
+    column("tokens_per_second", "tokens/s", Format::Count, From::Training),
+    column("peak_mib", "peak MiB", Format::Count, From::Training),
+    column("em", "EM", Format::Decimals(2), From::Nearest),
+    column("f1", "F1", Format::Decimals(2), From::Nearest),
+    column("scale", "scale", Format::Decimals(2), From::Nearest),
+    column("answers", "answers", Format::Count, From::Nearest),
+    column("infer_seconds", "infer s", Format::Decimals(1), From::Nearest),
+];
+
+impl Column {
+    /// Its value in the record of a stage that trained. Time and memory are in every record, measured or not.
+    pub(super) fn of(&self, record: &Record) -> Option<f64> {
+        record.metrics.get(self.name).copied().or(match self.name {
+            "train_seconds" => Some(record.seconds),
+            "peak_mib" => record.peak_mib,
+            _ => None,
+        })
+    }
+}
+
+/// Whether a stage trains: it measured a training loss, or its kind says so before it has run.
+pub(super) fn trains(node: &Node, record: Option<&std::sync::Arc<Record>>) -> bool {
+    record.map_or(node.kind.kind().starts_with("train"), |record| record.metrics.contains_key("train_loss"))
+}
+
+fn grouped(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        // Not for `inf` and `NaN`.
+        if i > 0 && (digits.len() - i).is_multiple_of(3) && digit.is_ascii_digit() {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if value < 0.0 && digits != "0" { format!("-{text}") } else { text }
+}

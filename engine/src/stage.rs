@@ -1,0 +1,169 @@
+//! What the engine knows of a stage kind, and what a running stage knows of the engine.
+//!
+//! Unaware of every concrete kind: `anneal-stages` implements [`Stage`], `engine/cli` joins the two.
+use crate::event::Event;
+use crate::{Failure, Param};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// An input of a stage kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port {
+    /// Key under `inputs` in the manifest.
+    pub name: &'static str,
+    /// Artifact types it takes, such as `model`.
+    pub accepts: &'static [&'static str],
+    /// A stage without it is an error.
+    pub required: bool,
+    /// What it is for.
+    pub doc: &'static str,
+}
+
+/// A file outside the project's store whose content is an input, such as a shard of a model.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Source {
+    /// What the stage calls it; enters the key together with the content's digest. Never a local path.
+    pub name: String,
+    /// Where it lies on this machine; never enters a key.
+    pub path: PathBuf,
+}
+
+/// Something wrong with a stage's parameters, found before anything runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Keys from the stage's table down to the value at fault, e.g. `["dataset", "train"]`; empty: the stage itself.
+    pub at: Vec<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+    /// A file that is not there: fatal for `run`, a remark for `plan`.
+    pub missing_file: bool,
+}
+
+/// A kind of stage: one implementor a kind, registered in `engine/cli`.
+pub trait Stage: Send + Sync {
+    /// Its name in a manifest's `kind`.
+    fn kind(&self) -> &'static str;
+    /// One line on what it does.
+    fn summary(&self) -> &'static str;
+    /// Part of the key: raised whenever the same inputs would give other output bytes.
+    fn version(&self) -> u32;
+    /// Its parameters.
+    fn params(&self) -> Vec<Param>;
+    /// Its inputs.
+    fn inputs(&self) -> &'static [Port];
+    /// Type of the artifact that a stage with these (resolved) parameters makes.
+    fn output(&self, params: &Value) -> &'static str;
+    /// Runs in a process of its own: long, memory-hungry or resumable work does.
+    fn isolated(&self) -> bool;
+    /// Checks beyond ranges: parameters that exclude each other, or that an input makes necessary.
+    fn check(&self, params: &Value, connected: &[&str]) -> Vec<Problem> {
+        let _ = (params, connected);
+        Vec::new()
+    }
+    /// The files outside the store that it will read, in a fixed order. Paths in `params` are absolute by now.
+    ///
+    /// # Errors
+    /// What is missing or unreadable, each with the parameter at fault.
+    fn sources(&self, params: &Value) -> Result<Vec<Source>, Vec<Problem>> {
+        let _ = params;
+        Ok(Vec::new())
+    }
+    /// Does the work: reads inputs and sources, writes files into `context.out`.
+    ///
+    /// # Errors
+    /// A classified failure; whatever was written so far is thrown away, checkpoints stay.
+    fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure>;
+}
+
+/// An input artifact of a running stage.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StageInput {
+    /// Artifact type.
+    pub artifact: String,
+    /// Folder with its files, read-only.
+    pub dir: PathBuf,
+    /// Digest of its content, hexadecimal.
+    pub digest: String,
+}
+
+/// What a running stage sees of the engine.
+pub struct StageContext<'a> {
+    /// Name of the stage in the manifest; for messages, never for results.
+    pub name: &'a str,
+    /// Parameters with all defaults filled in and paths made absolute.
+    pub params: &'a Value,
+    /// The experiment's seed.
+    pub seed: u64,
+    /// Numerics class, such as `cpu-f32`.
+    pub numerics: &'a str,
+    /// Input artifacts by port.
+    pub inputs: &'a BTreeMap<String, StageInput>,
+    /// The files of [`Stage::sources`] with the BLAKE3 digest of each (hexadecimal).
+    pub sources: &'a [(Source, String)],
+    /// Empty folder to write the artifact's files into.
+    pub out: &'a Path,
+    /// Folder that belongs to this stage's key and survives crashes: checkpoints go here.
+    pub checkpoints: &'a Path,
+    /// Where events go.
+    pub emit: &'a dyn Fn(Event),
+    /// Whether the user asked to stop.
+    pub stop: &'a dyn Fn() -> bool,
+    /// Named results and measurements for the record and the report; never part of the artifact's digest.
+    pub metrics: RefCell<BTreeMap<String, f64>>,
+    /// Files of the artifact that stay where they are: name in the artifact, path, digest.
+    pub references: RefCell<Vec<(String, PathBuf, String)>>,
+}
+
+impl StageContext<'_> {
+    /// The parameters as the kind's own struct.
+    ///
+    /// # Errors
+    /// A bug: the manifest's checks let something through that the struct refuses.
+    pub fn params<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_value(self.params.clone())
+            .map_err(|e| Failure::bug(format!("stage `{}`: parameters do not fit their struct: {e}", self.name)))
+    }
+
+    /// The input on a port, if connected.
+    pub fn input(&self, port: &str) -> Option<&StageInput> {
+        self.inputs.get(port)
+    }
+
+    /// The input on a required port.
+    ///
+    /// # Errors
+    /// A bug: the graph lets no stage run without its required inputs.
+    pub fn require(&self, port: &str) -> Result<&StageInput, Failure> {
+        self.input(port).ok_or_else(|| Failure::bug(format!("stage `{}` runs without input `{port}`", self.name)))
+    }
+
+    /// The sources whose name begins with `prefix`.
+    pub fn sources_of(&self, prefix: &str) -> impl Iterator<Item = &(Source, String)> {
+        self.sources.iter().filter(move |(source, _)| source.name.starts_with(prefix))
+    }
+
+    /// Makes a source part of the artifact without copying it: it is linked and enters the digest by content.
+    pub fn reference(&self, name: &str, source: &Source, digest: &str) {
+        self.references.borrow_mut().push((name.to_owned(), source.path.clone(), digest.to_owned()));
+    }
+
+    /// Sends a remark.
+    pub fn note(&self, message: impl Into<String>) {
+        (self.emit)(Event::Note { warning: false, message: message.into() });
+    }
+
+    /// Sends a warning.
+    pub fn warn(&self, message: impl Into<String>) {
+        (self.emit)(Event::Note { warning: true, message: message.into() });
+    }
+
+    /// Records a named result or measurement.
+    pub fn metric(&self, name: &str, value: f64) {
+        self.metrics.borrow_mut().insert(name.to_owned(), value);
+    }
+}

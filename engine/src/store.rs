@@ -1,0 +1,218 @@
+//! The content-addressed store under `outputs/objects-v1/`. The version in the name changes with the layout:
+//!
+//! ```text
+//! trees/<digest>/       an artifact: its files (mode 0444) and links to files that stay where they are
+//! records/<key>.json    what ran and what came out; written last, so a record promises its tree
+//! failures/<key>.json   why a key failed the last time
+//! checkpoints/<key>/    what an unfinished stage left for its next attempt
+//! locks/                leases, see `lease`
+//! tmp/<key>-<pid>-<n>/  work in progress; swept when nobody holds the lease of the key
+//! index                 stat cache and records in one file, so that a run without work reads one file, not thousands
+//! ```
+//! Unaware of the graph, of scheduling and of what an artifact means.
+mod failures;
+mod index;
+mod latest;
+mod publish;
+mod record;
+#[cfg(test)]
+mod tests;
+
+pub use failures::{FailureRow, Limits};
+pub use latest::Latest;
+pub(crate) use latest::file_name;
+pub use publish::Draft;
+pub use record::{FileEntry, Hardware, Record, Reference};
+
+use crate::Failure;
+use crate::hash::{Stamp, StatCache};
+use crate::key::Digest;
+use crate::lease::Leases;
+use index::{Index, Line};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Name of the store's folder in the outputs folder.
+pub const FOLDER: &str = "objects-v1";
+
+/// The store of one outputs folder. Any number of processes may use it at once.
+#[derive(Debug)]
+pub struct Store {
+    outputs: PathBuf,
+    base: PathBuf,
+    records: Mutex<HashMap<Digest, (Stamp, Arc<Record>)>>,
+    cache: StatCache,
+    index: Index,
+}
+
+/// Why a key has no result in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Miss {
+    /// It never ran here.
+    Absent,
+    /// It ran, but its result is no longer whole; says what is wrong.
+    Damaged(String),
+}
+
+impl Store {
+    /// Opens the store of an outputs folder, making it if need be.
+    ///
+    /// # Errors
+    /// The folder cannot be made or read.
+    pub fn open(outputs: &Path) -> Result<Self, Failure> {
+        let outputs = std::path::absolute(outputs).map_err(|e| Failure::io("find", outputs, &e))?;
+        let base = outputs.join(FOLDER);
+        for folder in ["trees", "records", "failures", "checkpoints", "locks", "tmp"] {
+            let path = base.join(folder);
+            // One `stat` each on the way without work; `create_dir_all` would try to make each first.
+            if !path.is_dir() {
+                std::fs::create_dir_all(&path).map_err(|e| Failure::io("create", &path, &e))?;
+            }
+        }
+        let (index, loaded) = Index::open(&base);
+        let cache = StatCache::default();
+        loaded.seen.into_iter().for_each(|seen| cache.insert(seen));
+        Ok(Self { outputs, base, records: Mutex::new(loaded.records), cache, index })
+    }
+
+    /// The outputs folder, absolute.
+    pub fn outputs(&self) -> &Path {
+        &self.outputs
+    }
+
+    /// Folder of an artifact.
+    pub fn tree(&self, output: &Digest) -> PathBuf {
+        self.base.join("trees").join(output.to_string())
+    }
+
+    /// Folder for the checkpoints of a key; nobody made it yet.
+    pub fn checkpoints(&self, key: &Digest) -> PathBuf {
+        self.base.join("checkpoints").join(key.to_string())
+    }
+
+    /// The leases of this store.
+    pub fn leases(&self) -> Leases {
+        Leases::new(self.base.join("locks"))
+    }
+
+    fn record_path(&self, key: &Digest) -> PathBuf {
+        self.base.join("records").join(format!("{key}.json"))
+    }
+
+    /// The record of a key if its artifact is whole: every file is there with the right size, and every file outside
+    /// the store is unchanged, by its stamp or else by its content.
+    ///
+    /// # Errors
+    /// Why there is no result.
+    pub fn look_up(&self, key: &Digest) -> Result<Arc<Record>, Miss> {
+        let record = self.entry(key)?;
+        let tree = self.tree(&record.output);
+        for file in &record.files {
+            self.check(&tree.join(&file.name), file).map_err(Miss::Damaged)?;
+        }
+        Ok(record)
+    }
+
+    /// The record of a key with its key document, whether or not its artifact is still whole.
+    pub fn record(&self, key: &Digest) -> Option<Record> {
+        Record::read(&self.record_path(key)).ok()
+    }
+
+    fn entry(&self, key: &Digest) -> Result<Arc<Record>, Miss> {
+        let path = self.record_path(key);
+        // The index may be older than the record, or know of one that was removed: the record's own file decides.
+        let stamp = Stamp::of(&path).map_err(|_| Miss::Absent)?;
+        if let Some((_, record)) = self.known().get(key).filter(|(known, _)| *known == stamp) {
+            return Ok(Arc::clone(record));
+        }
+        let record = Record::read(&path)
+            .ok()
+            .filter(|record| record.key == *key)
+            .ok_or_else(|| Miss::Damaged(format!("{} is not a record", path.display())))?;
+        Ok(self.remember(stamp, record))
+    }
+
+    fn remember(&self, stamp: Stamp, mut record: Record) -> Arc<Record> {
+        record.document = serde_json::Value::Null;
+        self.index.append(&Line::Record { stamp, record: Box::new(record.clone()) });
+        let record = Arc::new(record);
+        self.known().insert(record.key, (stamp, Arc::clone(&record)));
+        record
+    }
+
+    fn check(&self, path: &Path, file: &FileEntry) -> Result<(), String> {
+        let gone = |e: std::io::Error| format!("{} is not there any more ({e})", path.display());
+        let meta = std::fs::symlink_metadata(path).map_err(gone)?;
+        let stamp = if meta.is_symlink() { Stamp::of(path).map_err(gone)? } else { Stamp::from(&meta) };
+        if stamp.size != file.size {
+            return Err(format!("{} has {} bytes instead of {}", path.display(), stamp.size, file.size));
+        }
+        // A file inside the store is read-only and nobody's to change; one outside is its owner's.
+        let unchanged = !meta.is_symlink() || file.reference.as_ref().is_some_and(|r| r.stamp == stamp);
+        if unchanged {
+            return Ok(());
+        }
+        let outside = std::fs::read_link(path).map_err(gone)?;
+        match self.digest(&outside) {
+            Ok((_, digest)) if digest == file.digest => Ok(()),
+            Ok(_) => Err(format!("{} has changed since it was used", outside.display())),
+            Err(failure) => Err(failure.message),
+        }
+    }
+
+    /// The digest of a file outside the store, through the stat cache.
+    ///
+    /// # Errors
+    /// It cannot be read, or it changes meanwhile.
+    pub fn digest(&self, path: &Path) -> Result<(Stamp, Digest), Failure> {
+        let (stamp, digest, news) = self.cache.digest(path)?;
+        if let Some(seen) = news {
+            self.index.append(&Line::Seen(seen));
+        }
+        Ok((stamp, digest))
+    }
+
+    /// Whether [`Store::digest`] would answer without reading the file.
+    pub fn digest_is_known(&self, path: &Path) -> bool {
+        self.cache.peek(path).is_some()
+    }
+
+    /// Removes the folders of work that nobody does any more: those of keys whose lease is free. Says how many.
+    pub fn sweep(&self) -> usize {
+        let Ok(entries) = std::fs::read_dir(self.base.join("tmp")) else { return 0 };
+        let leases = self.leases();
+        let mut swept = 0;
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let remove = |path: PathBuf| std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)).is_ok();
+            let key = name.to_str().and_then(|name| name.get(..64)).and_then(|key| key.parse::<Digest>().ok());
+            // A folder is made under the lease of its key, so a free lease means that its maker is gone.
+            let lease = key.map(|key| leases.try_key(&key));
+            if let Some(Ok(Some(_lease))) = lease
+                && remove(entry.path())
+            {
+                swept += 1;
+            }
+        }
+        swept
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Digest, (Stamp, Arc<Record>)>> {
+        // A panic elsewhere leaves the map whole: every change to it is one insertion.
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the entries of a folder durable.
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    std::fs::File::open(path)?.sync_all()
+}
+
+/// A name no other process or thread uses: process, and a number that grows.
+pub(crate) fn unique() -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    // The time tells apart two processes that got the same number one after the other.
+    format!("{}-{:x}-{}", std::process::id(), crate::hash::now_nanos(), NEXT.fetch_add(1, Ordering::Relaxed))
+}

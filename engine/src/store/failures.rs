@@ -1,0 +1,102 @@
+//! Failures as rows: why a key failed the last time, under which limits, and the last that was seen of it.
+//!
+//! Running out of memory, a NaN or a timeout would happen again: such a row stands until its key or its limits change
+//! or the user asks. Everything else is tried again at the next run. Unaware of how a failure is classified.
+use super::Store;
+use crate::key::Digest;
+use crate::{Failure, FailureClass};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// What a stage was allowed to use; a failure for want of it holds only as long as it stays the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory of the host, MiB.
+    pub host_memory_mib: Option<u64>,
+}
+
+impl Limits {
+    /// Those of this machine.
+    pub fn here() -> Self {
+        Self { host_memory_mib: crate::memory::host_mib() }
+    }
+}
+
+/// A failed execution.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FailureRow {
+    /// Action key.
+    pub key: Digest,
+    /// Name of the stage in the manifest that ran it.
+    pub stage: String,
+    /// Stage kind.
+    pub kind: String,
+    /// Why.
+    pub failure: Failure,
+    /// Seconds until then.
+    pub seconds: f64,
+    /// Largest resident memory that is not a mapped file, MiB.
+    pub peak_mib: Option<f64>,
+    /// Last training step that was reported.
+    pub last_step: Option<u64>,
+    /// Last lines that the worker wrote.
+    pub log: Vec<String>,
+    /// When, seconds since the Unix epoch.
+    pub time: f64,
+    /// What it was allowed to use.
+    pub limits: Limits,
+    /// All that went into the key.
+    #[serde(default)]
+    pub document: Value,
+}
+
+impl FailureRow {
+    /// Whether trying again under the same limits would only fail again.
+    pub fn is_final(&self, limits: &Limits) -> bool {
+        match self.failure.class {
+            // A NaN comes from the numbers, whatever the limits.
+            FailureClass::Nan => true,
+            FailureClass::Oom | FailureClass::Timeout => self.limits == *limits,
+            FailureClass::Signal | FailureClass::User | FailureClass::Interrupted | FailureClass::Bug => false,
+        }
+    }
+}
+
+impl Store {
+    fn failure_path(&self, key: &Digest) -> PathBuf {
+        self.base.join("failures").join(format!("{key}.json"))
+    }
+
+    /// Why a key failed the last time.
+    pub fn failure(&self, key: &Digest) -> Option<FailureRow> {
+        serde_json::from_slice(&std::fs::read(self.failure_path(key)).ok()?).ok()
+    }
+
+    /// Writes a row down, durably.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn record_failure(&self, row: &FailureRow) -> Result<(), Failure> {
+        let path = self.failure_path(&row.key);
+        let fresh = self.base.join("tmp").join(format!("{}-{}", row.key, super::unique()));
+        let write = || {
+            let mut file = std::fs::File::create(&fresh)?;
+            serde_json::to_writer_pretty(&mut file, row)?;
+            file.write_all(b"\n")?;
+            file.sync_all()?;
+            std::fs::rename(&fresh, &path)
+        };
+        write().map_err(|e| {
+            let _ = std::fs::remove_file(&fresh);
+            Failure::io("write", &path, &e)
+        })
+    }
+
+    /// Forgets that a key failed.
+    pub fn forget_failure(&self, key: &Digest) {
+        // Not there is as good as removed.
+        let _ = std::fs::remove_file(self.failure_path(key));
+    }
+}

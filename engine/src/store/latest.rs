@@ -1,0 +1,88 @@
+//! Readable names for the newest results: `outputs/latest/<experiment>/<stage>` links into the store, and
+//! `keys.json` beside them remembers which key each stage had, so that a run can say what changed since.
+//!
+//! Conveniences: nothing here decides whether a stage runs. Unaware of records.
+use super::{FOLDER, Store};
+use crate::Failure;
+use crate::key::Digest;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The newest results of one experiment.
+#[derive(Debug)]
+pub struct Latest {
+    folder: PathBuf,
+    /// Read on first use: a run without work never needs it.
+    keys: std::cell::OnceCell<BTreeMap<String, Digest>>,
+    news: BTreeMap<String, Digest>,
+}
+
+impl Latest {
+    /// The newest results of an experiment in the outputs folder of this store.
+    pub fn of(store: &Store, experiment: &str) -> Self {
+        let folder = store.outputs().join("latest").join(file_name(experiment));
+        Self { folder, keys: std::cell::OnceCell::new(), news: BTreeMap::new() }
+    }
+
+    fn keys(&self) -> &BTreeMap<String, Digest> {
+        self.keys.get_or_init(|| {
+            let text = std::fs::read(self.folder.join("keys.json")).unwrap_or_default();
+            serde_json::from_slice(&text).unwrap_or_default()
+        })
+    }
+
+    /// The key that a stage had the last time it was run or found.
+    pub fn key(&self, stage: &str) -> Option<Digest> {
+        self.keys().get(stage).copied()
+    }
+
+    /// Links a stage's name to an artifact, in one step: a reader sees the old one or the new one.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn link(&mut self, stage: &str, key: Digest, output: &Digest) -> Result<(), Failure> {
+        self.news.insert(stage.to_owned(), key);
+        let link = self.folder.join(file_name(stage));
+        // Relative, so that the outputs folder can be moved.
+        let target = PathBuf::from("../..").join(FOLDER).join("trees").join(output.to_string());
+        if std::fs::read_link(&link).is_ok_and(|present| present == target) {
+            return Ok(());
+        }
+        let fresh = self.folder.join(format!(".{}", super::unique()));
+        std::fs::create_dir_all(&self.folder)
+            .and_then(|()| std::os::unix::fs::symlink(&target, &fresh))
+            .and_then(|()| std::fs::rename(&fresh, &link))
+            .map_err(|e| {
+                let _ = std::fs::remove_file(&fresh);
+                Failure::io("link", &link, &e)
+            })
+    }
+
+    /// Writes the keys down, if any is new.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn save(&self) -> Result<(), Failure> {
+        if self.news.iter().all(|(stage, key)| self.keys().get(stage) == Some(key)) {
+            return Ok(());
+        }
+        let mut keys = self.keys().clone();
+        keys.extend(self.news.iter().map(|(stage, key)| (stage.clone(), *key)));
+        let path = self.folder.join("keys.json");
+        let fresh = self.folder.join(format!(".{}", super::unique()));
+        let text = serde_json::to_vec_pretty(&keys).unwrap_or_default();
+        std::fs::create_dir_all(&self.folder)
+            .and_then(|()| std::fs::write(&fresh, text))
+            .and_then(|()| std::fs::rename(&fresh, &path))
+            .map_err(|e| {
+                let _ = std::fs::remove_file(&fresh);
+                Failure::io("write", &path, &e)
+            })
+    }
+}
+
+/// A name as one component of a path: never `..`, hidden, or two components.
+pub(crate) fn file_name(name: &str) -> String {
+    let name: String = name.chars().map(|c| if c == '/' || c.is_control() { '_' } else { c }).collect();
+    if name.starts_with('.') || name.is_empty() { format!("_{name}") } else { name }
+}

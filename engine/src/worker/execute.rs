@@ -1,0 +1,61 @@
+//! Does a job in this process: runs the stage with all that it may see, measures it, publishes its result.
+use super::Job;
+use crate::event::Event;
+use crate::memory::Sampler;
+use crate::store::{Draft, Record, Store};
+use crate::{Failure, Source, Stage, StageContext};
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Runs a stage and publishes what it made. The caller holds the lease of the key.
+pub(crate) fn execute(
+    job: &Job,
+    kind: &dyn Stage,
+    store: &Store,
+    emit: &dyn Fn(Event),
+    stop: &dyn Fn() -> bool,
+) -> Result<Arc<Record>, Failure> {
+    let checkpoints = store.checkpoints(&job.key);
+    std::fs::create_dir_all(&checkpoints).map_err(|e| Failure::io("create", &checkpoints, &e))?;
+    let sources: Vec<(Source, String)> = job.sources.iter().map(|(s, _, digest)| (s.clone(), digest.to_string())).collect();
+    let mut context = StageContext {
+        name: &job.stage,
+        params: &job.params,
+        seed: job.seed,
+        numerics: &job.numerics,
+        inputs: &job.inputs,
+        sources: &sources,
+        out: &job.folder.join("out"),
+        checkpoints: &checkpoints,
+        emit,
+        stop,
+        metrics: RefCell::default(),
+        references: RefCell::default(),
+    };
+    let (sampler, started, clock) = (Sampler::start(), crate::hash::now_nanos() as f64 / 1e9, Instant::now());
+    // A panic says that an invariant of the stage broke; its context and its folder are thrown away.
+    let outcome = catch_unwind(AssertUnwindSafe(|| kind.run(&mut context)));
+    let (seconds, peak_mib) = (clock.elapsed().as_secs_f64(), sampler.finish());
+    outcome.unwrap_or_else(|panic| Err(panicked(&job.stage, &*panic)))?;
+    store.publish(Draft {
+        key: job.key,
+        document: job.document.clone(),
+        kind: job.kind.clone(),
+        version: job.version,
+        artifact: job.artifact.clone(),
+        folder: job.folder.clone(),
+        references: context.references.into_inner(),
+        sources: job.sources.clone(),
+        metrics: context.metrics.into_inner(),
+        started,
+        seconds,
+        peak_mib,
+    })
+}
+
+fn panicked(stage: &str, panic: &(dyn std::any::Any + Send)) -> Failure {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    Failure::bug(format!("stage `{stage}` panicked: {}", text.unwrap_or("without a message")))
+}

@@ -1,0 +1,171 @@
+//! Attention on the CPU: blocks of query rows on all threads forward, (segment, head) pairs backward.
+
+use dfdx::prelude::{Cpu, TensorFromVec};
+use dfdx::shapes::HasShape;
+use rayon::prelude::*;
+
+use super::backward::{self, Inputs, Of, Part};
+use super::block::{self, Block, ROWS, Span};
+use super::{AttentionKernel, Heads, Layout, Saved, Segment};
+use crate::OpError;
+use crate::backend::{Act, Buffer, Vector};
+use crate::cpu::memory::{buffer, expect_len};
+use crate::cpu::{slice, threads};
+
+const OP: &str = "attention";
+
+/// Multiply-adds below which one thread does all.
+const ALONE: usize = 256 * 1024;
+
+/// Key rows whose partial gradients are held at a time in backward, for all heads together.
+const WAVE: usize = 4096;
+
+/// Keys and values so far, row after row.
+#[derive(Debug, Clone, Default)]
+pub struct CpuCache {
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+/// Blocks with their rows of output and log-sum-exp.
+type Work<'a> = Vec<(Block<'a>, &'a mut [f32], &'a mut [f32])>;
+
+fn run(mut work: Work, heads: Heads, cost: usize) {
+    let one = |(block, out, lse): &mut (Block, &mut [f32], &mut [f32])| block::forward(block, heads, out, lse);
+    if cost < ALONE || threads::count() == 1 {
+        work.iter_mut().for_each(one);
+    } else {
+        work.par_iter_mut().with_max_len(1).for_each(one);
+    }
+}
+
+impl AttentionKernel for Cpu {
+    type Cache = CpuCache;
+
+    fn attention_forward(
+        &self,
+        q: &Act<Self>,
+        k: &Act<Self>,
+        v: &Act<Self>,
+        heads: Heads,
+        layout: &Layout,
+    ) -> Result<(Act<Self>, Vector<Self>), OpError> {
+        let (tokens, q_width) = *q.shape();
+        let (q, k, v) = (slice::matrix(OP, q)?, slice::matrix(OP, k)?, slice::matrix(OP, v)?);
+        let kv_width = heads.kv_width();
+        let span = |first: usize, rows: usize| Span {
+            k: &k[first * kv_width..(first + rows) * kv_width],
+            v: &v[first * kv_width..(first + rows) * kv_width],
+            rows,
+        };
+        let mut out = vec![0.0; tokens * q_width];
+        let mut lse = vec![0.0; tokens * heads.n_heads];
+        let (mut out_rest, mut lse_rest) = (out.as_mut_slice(), lse.as_mut_slice());
+        let mut work = Vec::new();
+        let mut cost = 0;
+        for segment in layout.segments() {
+            let prefix = segment.prefix_rows();
+            for first in (0..segment.len).step_by(ROWS) {
+                let rows = ROWS.min(segment.len - first);
+                let from = (segment.start + first) * q_width;
+                let block = Block {
+                    q: &q[from..from + rows * q_width],
+                    spans: [span(prefix.start, prefix.len()), span(segment.start, first + rows)],
+                    seen: prefix.len() + first + 1,
+                };
+                cost += rows * (block.seen + rows) * q_width;
+                let (block_out, block_lse);
+                (block_out, out_rest) = out_rest.split_at_mut(rows * q_width);
+                (block_lse, lse_rest) = lse_rest.split_at_mut(rows * heads.n_heads);
+                work.push((block, block_out, block_lse));
+            }
+        }
+        run(work, heads, cost);
+        let len = lse.len();
+        let out = self.try_tensor_from_vec(out, (tokens, q_width)).map_err(OpError::device)?;
+        Ok((out, self.try_tensor_from_vec(lse, (len,)).map_err(OpError::device)?))
+    }
+
+    fn attention_backward(
+        &self,
+        saved: &Saved<Self>,
+        d: &Buffer<Self>,
+        heads: Heads,
+        layout: &Layout,
+    ) -> Result<[Buffer<Self>; 3], OpError> {
+        let inputs = Inputs {
+            q: slice::matrix(OP, &saved.q)?,
+            k: slice::matrix(OP, &saved.k)?,
+            v: slice::matrix(OP, &saved.v)?,
+            out: slice::matrix(OP, &saved.out)?,
+            lse: slice::vector(OP, &saved.lse)?,
+            d,
+        };
+        expect_len(OP, d.len(), inputs.q.len())?;
+        let mut totals = [vec![0.0; inputs.q.len()], vec![0.0; inputs.k.len()], vec![0.0; inputs.v.len()]];
+        let mut rest = layout.segments();
+        while !rest.is_empty() {
+            let (wave, after) = rest.split_at(wave_len(rest));
+            rest = after;
+            let tasks: Vec<(Segment, usize)> =
+                wave.iter().flat_map(|segment| (0..heads.n_heads).map(|head| (*segment, head))).collect();
+            let cost: usize = wave.iter().map(|s| s.len * (s.prefix_len() + s.len) * heads.q_width()).sum();
+            let one = |(segment, head): &(Segment, usize)| backward::part(inputs, heads, *segment, *head);
+            let parts: Vec<Part> = if cost < ALONE || threads::count() == 1 {
+                tasks.iter().map(one).collect()
+            } else {
+                tasks.par_iter().with_max_len(1).map(one).collect()
+            };
+            for (total, of) in totals.iter_mut().zip([Of::Q, Of::K, Of::V]) {
+                backward::merge(total, &parts, heads, of);
+            }
+        }
+        let [q, k, v] = totals;
+        Ok([buffer(self, q)?, buffer(self, k)?, buffer(self, v)?])
+    }
+
+    fn attention_cached(
+        &self,
+        q: &Act<Self>,
+        k: &Act<Self>,
+        v: &Act<Self>,
+        heads: Heads,
+        cache: &mut CpuCache,
+        len: usize,
+    ) -> Result<Act<Self>, OpError> {
+        let &(rows, q_width) = q.shape();
+        let q = slice::matrix(OP, q)?;
+        for (rows, new) in [(&mut cache.k, slice::matrix(OP, k)?), (&mut cache.v, slice::matrix(OP, v)?)] {
+            rows.truncate(len * heads.kv_width());
+            rows.extend_from_slice(new);
+        }
+        if cache.k.len() != (len + rows) * heads.kv_width() {
+            let message = format!("the cache holds rows of another width than {}", heads.kv_width());
+            return Err(OpError::argument("cached_attention", message));
+        }
+        let mut out = vec![0.0; rows * q_width];
+        let mut lse = vec![0.0; rows * heads.n_heads];
+        let lses = lse.chunks_mut(ROWS * heads.n_heads);
+        let outs = out.chunks_mut(ROWS * q_width);
+        let mut work = Vec::new();
+        for (i, ((q, out), lse)) in q.chunks(ROWS * q_width).zip(outs).zip(lses).enumerate() {
+            let (seen, rows) = (len + i * ROWS + 1, q.len() / q_width);
+            let visible = (seen + rows - 1) * heads.kv_width();
+            let span = Span { k: &cache.k[..visible], v: &cache.v[..visible], rows: seen + rows - 1 };
+            let none = Span { k: &[], v: &[], rows: 0 };
+            work.push((Block { q, spans: [none, span], seen }, out, lse));
+        }
+        run(work, heads, rows * (len + rows) * q_width);
+        self.try_tensor_from_vec(out, (rows, q_width)).map_err(OpError::device)
+    }
+}
+
+/// How many of the segments go together: as many as see `WAVE` rows, at least one.
+fn wave_len(segments: &[Segment]) -> usize {
+    let mut seen = 0;
+    let fits = segments.iter().take_while(|s| {
+        seen += s.prefix_len() + s.len;
+        seen <= WAVE
+    });
+    fits.count().max(1)
+}

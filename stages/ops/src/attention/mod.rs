@@ -1,0 +1,193 @@
+//! Causal attention over packed sequences: `out = softmax(q k^T / sqrt(head_dim)) v`, with grouped key/value heads.
+//!
+//! Query head h reads key/value head `h / (n_heads / n_kv_heads)`. Which rows see which is a [`Layout`]'s business.
+//! Saves q, k, v, out and the log-sum-exp of every (row, head), never the probabilities: backward computes them again
+//! as `p = e^(s - lse)` (Dao et al., "FlashAttention", 2022). With `delta = sum(d * out)` of each (row, head):
+//! `d_v += p^T d`, `d_s = p * (d v^T - delta)`, `d_q += d_s k / sqrt(head_dim)`, `d_k += d_s^T q / sqrt(head_dim)`.
+//! Sums over blocks, heads of a group and segments that share a prefix run in a fixed order.
+
+mod backward;
+mod block;
+mod cache;
+mod cpu_kernel;
+mod layout;
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use dfdx::prelude::{PutTape, SplitTape};
+use dfdx::shapes::HasShape;
+
+pub use cache::LayerCache;
+pub use layout::{Layout, Prefix, Segment};
+
+use crate::OpError;
+use crate::backend::{Act, Backend, Buffer, Memory, Vector};
+use crate::tape::Record;
+
+/// Numbers of heads and their size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key/value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Elements a head.
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Width of queries and of the output.
+    pub fn q_width(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Width of keys and of values.
+    pub fn kv_width(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+
+    /// Query heads a key/value head.
+    pub fn group(&self) -> usize {
+        self.n_heads / self.n_kv_heads
+    }
+
+    /// `1 / sqrt(head_dim)`.
+    pub fn scale(&self) -> f32 {
+        (1.0 / (self.head_dim as f64).sqrt()) as f32
+    }
+}
+
+/// What backward needs.
+pub struct Saved<B: Memory> {
+    /// Queries `[tokens, n_heads * head_dim]`.
+    pub q: Act<B>,
+    /// Keys `[tokens, n_kv_heads * head_dim]`.
+    pub k: Act<B>,
+    /// Values, as keys.
+    pub v: Act<B>,
+    /// The output, as queries.
+    pub out: Act<B>,
+    /// Log-sum-exp of the scaled scores, `[tokens * n_heads]`, heads of a row together.
+    pub lse: Vector<B>,
+}
+
+/// What a device does for [`attention`] and [`cached_attention`].
+pub trait AttentionKernel: Sized {
+    /// Storage of a [`LayerCache`].
+    type Cache: Default + Clone + Send;
+    /// The output and the log-sum-exp.
+    fn attention_forward(
+        &self,
+        q: &Act<Self>,
+        k: &Act<Self>,
+        v: &Act<Self>,
+        heads: Heads,
+        layout: &Layout,
+    ) -> Result<(Act<Self>, Vector<Self>), OpError>
+    where
+        Self: Memory;
+    /// Gradients of q, k and v, to be added to what these have.
+    fn attention_backward(
+        &self,
+        saved: &Saved<Self>,
+        d: &Buffer<Self>,
+        heads: Heads,
+        layout: &Layout,
+    ) -> Result<[Buffer<Self>; 3], OpError>
+    where
+        Self: Memory;
+    /// Writes k and v as rows `len..` of the cache; then row i of q sees rows `0..=len + i`.
+    fn attention_cached(
+        &self,
+        q: &Act<Self>,
+        k: &Act<Self>,
+        v: &Act<Self>,
+        heads: Heads,
+        cache: &mut Self::Cache,
+        len: usize,
+    ) -> Result<Act<Self>, OpError>
+    where
+        Self: Memory;
+}
+
+/// Attention of `q [tokens, n_heads * head_dim]` to `k`, `v [tokens, n_kv_heads * head_dim]`.
+///
+/// # Errors
+/// If widths do not fit the heads, rows do not fit the layout, or the heads do not divide.
+pub fn attention<B: Backend, T: Record<B>>(
+    q: Act<B, T>,
+    k: Act<B, T>,
+    v: Act<B, T>,
+    heads: Heads,
+    layout: &Arc<Layout>,
+) -> Result<Act<B, T>, OpError> {
+    check("attention", heads, q.shape(), k.shape(), v.shape())?;
+    if q.shape().0 != layout.tokens() {
+        return Err(OpError::shape("attention", ("q", q.shape()), ("layout of tokens", layout.tokens())));
+    }
+    let (q, q_tape) = q.split_tape();
+    let (k, k_tape) = k.split_tape();
+    let (v, v_tape) = v.split_tape();
+    let mut tape = q_tape.merge(k_tape).merge(v_tape);
+    let dev = q.device().clone();
+    let (out, lse) = dev.attention_forward(&q, &k, &v, heads, layout)?;
+    if T::RECORDS {
+        let (saved, layout) = (Saved { q, k, v, out: out.clone(), lse }, layout.clone());
+        tape.record(move |grads| {
+            let d = dev.take(grads.acts.get_or_alloc_mut(&saved.out).map_err(OpError::device)?)?;
+            let d_inputs = dev.attention_backward(&saved, &d, heads, &layout)?;
+            drop(d);
+            for (d_input, input) in d_inputs.iter().zip([&saved.q, &saved.k, &saved.v]) {
+                dev.accumulate(grads.acts.get_or_alloc_mut(input).map_err(OpError::device)?, d_input)?;
+            }
+            Ok(())
+        });
+    }
+    Ok(out.put_tape(tape))
+}
+
+/// Appends `k` and `v` to the cache and attends from `q` to everything in it, causally: for prefill and decoding.
+///
+/// The numbers are those of [`attention`]: bit for bit where a call begins with an empty cache, else within rounding,
+/// since blocks then begin elsewhere.
+///
+/// # Errors
+/// If shapes do not fit; the cache is unchanged then. A cache serves one shape of heads for its life.
+pub fn cached_attention<B: Backend>(
+    q: Act<B>,
+    k: Act<B>,
+    v: Act<B>,
+    heads: Heads,
+    cache: &mut LayerCache<B>,
+) -> Result<Act<B>, OpError> {
+    check("cached_attention", heads, q.shape(), k.shape(), v.shape())?;
+    let rows = q.shape().0;
+    let out = q.device().clone().attention_cached(&q, &k, &v, heads, &mut cache.store, cache.len)?;
+    cache.len += rows;
+    Ok(out)
+}
+
+fn check(
+    op: &'static str,
+    heads: Heads,
+    q: &(usize, usize),
+    k: &(usize, usize),
+    v: &(usize, usize),
+) -> Result<(), OpError> {
+    if heads.head_dim == 0 || heads.n_kv_heads == 0 || !heads.n_heads.is_multiple_of(heads.n_kv_heads) {
+        return Err(OpError::argument(op, format!("{heads:?} do not divide")));
+    }
+    if q.1 != heads.q_width() {
+        return Err(OpError::shape(op, ("q", q), ("heads of width", heads.q_width())));
+    }
+    if k.1 != heads.kv_width() {
+        return Err(OpError::shape(op, ("k", k), ("heads of width", heads.kv_width())));
+    }
+    if k != v || q.0 != k.0 {
+        return Err(OpError::shape(op, ("q, k", (q, k)), ("v", v)));
+    }
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! Tests of attention: literals, the f64 twin, gradients, prefixes, caches, threads, errors.
+
+use dfdx::prelude::Cpu;
+use proptest::prelude::*;
+
+use super::*;
+use crate::add::add;
+use crate::host::{act_from_vec, act_to_vec};
+use crate::tape::Grads;
+use crate::testing::{Leaf, backward, close, close_or, differences, numbers, wide, with_threads};
+
+/// Values of one case.
+struct Case {
+    heads: Heads,
+    layout: Arc<Layout>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    d: Vec<f32>,
+}
+
+fn heads(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> Heads {
+    Heads { n_heads, n_kv_heads, head_dim }
+}
+
+impl Case {
+    fn new(seed: u64, heads: Heads, layout: Layout) -> Self {
+        let (q, kv) = (layout.tokens() * heads.q_width(), layout.tokens() * heads.kv_width());
+        Self {
+            heads,
+            layout: Arc::new(layout),
+            q: numbers(seed, q).iter().map(|x| 3.0 * x).collect(),
+            k: numbers(seed ^ 1, kv),
+            v: numbers(seed ^ 2, kv),
+            d: numbers(seed ^ 3, q),
+        }
+    }
+}
+
+/// Output and gradients of q, k and v.
+fn run<B: Backend>(dev: &B, case: &Case) -> [Vec<f32>; 4] {
+    let tokens = case.layout.tokens();
+    let (q, d_q) = Leaf::new(dev, case.q.clone(), tokens, case.heads.q_width()).split();
+    let (k, d_k) = Leaf::new(dev, case.k.clone(), tokens, case.heads.kv_width()).split();
+    let (v, d_v) = Leaf::new(dev, case.v.clone(), tokens, case.heads.kv_width()).split();
+    let out = attention(q, k, v, case.heads, &case.layout).unwrap();
+    let values = act_to_vec::<B, _>(&out);
+    backward(out, &case.d, &mut Grads::default());
+    [values, d_q.read(), d_k.read(), d_v.read()]
+}
+
+fn check_case<B: Backend>(dev: &B, case: &Case) {
+    let [out, d_q, d_k, d_v] = run(dev, case);
+    let (q, k, v) = (wide(&case.q), wide(&case.k), wide(&case.v));
+    let exact = |q: &[f64], k: &[f64], v: &[f64]| reference::attention(q, k, v, case.heads, &case.layout);
+    close("out", &out, &exact(&q, &k, &v), 1e-5);
+    // A row that sees one key only has no gradient for q and k: what is left is the rounding of terms of size 1.
+    close_or("d_q", &d_q, &differences(&q, &case.d, |q| exact(q, &k, &v)), 1e-5, 0.1);
+    close_or("d_k", &d_k, &differences(&k, &case.d, |k| exact(&q, k, &v)), 1e-5, 0.1);
+    close("d_v", &d_v, &differences(&v, &case.d, |v| exact(&q, &k, v)), 1e-5);
+}
+
+fn prefixed() -> Layout {
+    let segment = |start, len, prefix: Option<(usize, usize)>| Segment {
+        start,
+        len,
+        prefix: prefix.map(|(start, len)| Prefix { start, len }),
+    };
+    let segments = vec![segment(0, 5, None), segment(5, 2, Some((0, 5))), segment(7, 7, Some((1, 3))), segment(14, 1, None)];
+    Layout::new(segments).unwrap()
+}
+
+fn check_literals<B: Backend>(dev: B) {
+    // One head of size 1; the second row weighs values 1 and 3 by e^0 and e^(2 * 1).
+    let case = Case {
+        heads: heads(1, 1, 1),
+        layout: Arc::new(Layout::from_cu_seqlens(&[0, 2, 3]).unwrap()),
+        q: vec![5.0, 2.0, 1.0],
+        k: vec![0.0, 1.0, 9.0],
+        v: vec![1.0, 3.0, 7.0],
+        d: vec![1.0; 3],
+    };
+    let [out, _, _, d_v] = run(&dev, &case);
+    let p = 2f64.exp() / (1.0 + 2f64.exp());
+    close("out", &out, &[1.0, (1.0 - p) + 3.0 * p, 7.0], 1e-6);
+    close("d_v", &d_v, &[1.0 + (1.0 - p), p, 1.0], 1e-6);
+}
+
+fn check_shared<B: Backend>(dev: B) {
+    // q, k and v are one tensor, used once more after.
+    let (heads, layout) = (heads(2, 2, 3), Arc::new(Layout::from_cu_seqlens(&[0, 4]).unwrap()));
+    let (values, d) = (numbers(3, 24), numbers(4, 24));
+    let leaf = Leaf::new(&dev, values.clone(), 4, 6);
+    let (k, v, more) = (leaf.again(), leaf.again(), leaf.again());
+    let (q, d_x) = leaf.split();
+    let out = add(attention(q, k, v, heads, &layout).unwrap(), more).unwrap();
+    backward(out, &d, &mut Grads::default());
+    let want = differences(&wide(&values), &d, |x| {
+        reference::attention(x, x, x, heads, &layout).iter().zip(x).map(|(o, x)| o + x).collect()
+    });
+    close("d_x", &d_x.read(), &want, 1e-5);
+}
+
+#[test]
+fn literals_shared_use_and_prefixes() {
+    check_literals(Cpu::default());
+    check_shared(Cpu::default());
+    check_case(&Cpu::default(), &Case::new(1, heads(4, 2, 3), prefixed()));
+}
+
+#[test]
+fn a_prefix_gives_the_numbers_of_the_whole_sequence() {
+    // Rows 5..7 see the prefix 0..5, so they are rows 5 and 6 of one sequence of 7.
+    let (dev, heads) = (Cpu::default(), heads(2, 1, 4));
+    let case = Case::new(2, heads, prefixed());
+    let [out, ..] = run(&dev, &case);
+    let mut whole = Case::new(2, heads, Layout::from_cu_seqlens(&[0, 7]).unwrap());
+    whole.q = case.q[..7 * 8].to_vec();
+    whole.k = case.k[..7 * 4].to_vec();
+    whole.v = case.v[..7 * 4].to_vec();
+    let [want, ..] = run(&dev, &whole);
+    close("rows", &out[..7 * 8], &wide(&want), 1e-6);
+}
+
+#[test]
+fn huge_scores_stay_finite_and_nan_stays_visible() {
+    let dev = Cpu::default();
+    let mut case = Case::new(4, heads(1, 1, 8), Layout::from_cu_seqlens(&[0, 90]).unwrap());
+    case.q.iter_mut().for_each(|q| *q *= 7e9);
+    assert!(run(&dev, &case).iter().flatten().all(|x| x.is_finite()));
+    case.k[3] = f32::NAN;
+    assert!(run(&dev, &case)[0].iter().any(|x| x.is_nan()));
+}
+
+#[test]
+fn the_bits_do_not_depend_on_the_number_of_threads() {
+    for (heads, layout) in [
+        (heads(3, 1, 16), Layout::from_cu_seqlens(&[0, 150, 333]).unwrap()),
+        (heads(9, 3, 64), Layout::from_cu_seqlens(&[0, 200]).unwrap()),
+        (heads(4, 2, 3), prefixed()),
+    ] {
+        let case = Case::new(5, heads, layout);
+        let [one, two, three] = [1, 2, 3].map(|n| with_threads(n, || run(&Cpu::default(), &case)));
+        assert!(one == two && one == three);
+    }
+}
+
+#[test]
+fn many_segments_in_several_waves_agree_with_each_alone() {
+    let (dev, heads) = (Cpu::default(), heads(1, 1, 2));
+    let ends: Vec<u32> = (0..=5).map(|i| i * 1000).collect();
+    let case = Case::new(6, heads, Layout::from_cu_seqlens(&ends).unwrap());
+    let all = run(&dev, &case);
+    let last = Case {
+        heads,
+        layout: Arc::new(Layout::from_cu_seqlens(&[0, 1000]).unwrap()),
+        q: case.q[8000..].to_vec(),
+        k: case.k[8000..].to_vec(),
+        v: case.v[8000..].to_vec(),
+        d: case.d[8000..].to_vec(),
+    };
+    for (all, last) in all.iter().zip(run(&dev, &last)) {
+        assert!(all[8000..] == last);
+    }
+}
+
+fn feed<B: Backend>(dev: &B, case: &Case, cache: &mut LayerCache<B>, rows: std::ops::Range<usize>) -> Vec<f32> {
+    let act = |values: &[f32], width: usize| {
+        act_from_vec(dev, values[rows.start * width..rows.end * width].to_vec(), rows.len(), width).unwrap()
+    };
+    let (q, kv) = (case.heads.q_width(), case.heads.kv_width());
+    act_to_vec::<B, _>(&cached_attention(act(&case.q, q), act(&case.k, kv), act(&case.v, kv), case.heads, cache).unwrap())
+}
+
+fn check_cache<B: Backend>(dev: B) {
+    let case = Case::new(7, heads(6, 2, 20), Layout::from_cu_seqlens(&[0, 150]).unwrap());
+    let [want, ..] = run(&dev, &case);
+    let mut cache = LayerCache::<B>::new();
+    assert!(cache.is_empty());
+    assert!(feed(&dev, &case, &mut cache, 0..150) == want, "a prefill has the bits of attention");
+    cache.truncate(70);
+    cache.truncate(100);
+    assert_eq!(cache.len(), 70);
+    let width = case.heads.q_width();
+    let mut row = 70;
+    for rows in [1, 1, 3, 40, 1, 34] {
+        let got = feed(&dev, &case, &mut cache, row..row + rows);
+        close("step", &got, &wide(&want[row * width..(row + rows) * width]), 1e-6);
+        row += rows;
+    }
+    assert_eq!((row, cache.len()), (150, 150));
+}
+
+#[test]
+fn a_cache_agrees_with_attention_over_the_whole() {
+    check_cache(Cpu::default());
+}
+
+#[test]
+fn errors_name_what_does_not_fit_and_leave_the_cache_alone() {
+    let dev = Cpu::default();
+    let layout = Arc::new(Layout::from_cu_seqlens(&[0, 2]).unwrap());
+    let act = |rows: usize, width: usize| act_from_vec(&dev, vec![0.0; rows * width], rows, width).unwrap();
+    let say = |q, k, v, heads| attention(q, k, v, heads, &layout).unwrap_err().to_string();
+    let h = heads(2, 1, 4);
+    assert_eq!(say(act(2, 7), act(2, 4), act(2, 4), h), "attention: q (2, 7) does not fit heads of width 8");
+    assert_eq!(say(act(2, 8), act(2, 8), act(2, 8), h), "attention: k (2, 8) does not fit heads of width 4");
+    assert_eq!(say(act(2, 8), act(2, 4), act(3, 4), h), "attention: q, k ((2, 8), (2, 4)) does not fit v (3, 4)");
+    assert_eq!(say(act(3, 8), act(3, 4), act(3, 4), h), "attention: q (3, 8) does not fit layout of tokens 2");
+    let odd = say(act(2, 12), act(2, 8), act(2, 8), heads(3, 2, 4));
+    assert!(odd.ends_with("do not divide"), "{odd}");
+    let mut cache = LayerCache::<Cpu>::new();
+    cached_attention(act(2, 8), act(2, 4), act(2, 4), h, &mut cache).unwrap();
+    assert!(cached_attention(act(1, 8), act(1, 5), act(1, 5), h, &mut cache).is_err());
+    assert_eq!(cache.len(), 2);
+    cached_attention(act(1, 8), act(1, 4), act(1, 4), h, &mut cache).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn the_twin_agrees(
+        lens in prop::collection::vec(1u32..9, 1..4), kv in 1usize..3, group in 1usize..4, dim in 1usize..20, seed: u64,
+    ) {
+        let mut ends = vec![0];
+        for len in lens {
+            ends.push(ends[ends.len() - 1] + len);
+        }
+        check_case(&Cpu::default(), &Case::new(seed, heads(kv * group, kv, dim), Layout::from_cu_seqlens(&ends).unwrap()));
+    }
+}

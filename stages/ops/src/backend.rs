@@ -1,0 +1,132 @@
+//! What a device must be able to do: the trait `Backend`, the tensor types built on it, and the choice by name.
+//!
+//! A backend is a dfdx device plus one kernel trait for each op of this crate. The crate `stages` is generic over it
+//! and never names a device. Unaware of models, files and training.
+
+use dfdx::dtypes::Unit;
+use dfdx::prelude::{Cpu, NoneTape, Tensor};
+use dfdx::tensor::{CopySlice, Storage, TensorFromVec, ZerosTensor};
+
+use crate::OpError;
+use crate::adamw::AdamwKernel;
+use crate::add::AddKernel;
+use crate::attention::AttentionKernel;
+use crate::cross_entropy::CrossEntropyKernel;
+use crate::embedding::EmbeddingKernel;
+use crate::grad_norm::GradNormKernel;
+use crate::linear::LinearKernel;
+use crate::rms_norm::RmsNormKernel;
+use crate::rope::RopeKernel;
+use crate::swiglu::SwigluKernel;
+
+/// Activations `[tokens, width]`: sequences packed one after the other, no batch dimension, no padding.
+pub type Act<B, T = NoneTape> = Tensor<(usize, usize), <B as Memory>::Elem, B, T>;
+/// A big weight `[out, in]`, in the dtype of activations.
+pub type Weight<B> = Tensor<(usize, usize), <B as Memory>::Elem, B>;
+/// A small f32 matrix: LoRA's A `[r, in]` or B `[out, r]`.
+pub type Matrix<B> = Tensor<(usize, usize), f32, B>;
+/// An f32 vector: a norm's weight, a bias, optimizer moments.
+pub type Vector<B> = Tensor<(usize,), f32, B>;
+/// Storage behind an activation, a big weight or one of their gradients.
+pub type Buffer<B> = <B as Storage<<B as Memory>::Elem>>::Vec;
+/// Storage behind an f32 parameter or its gradient.
+pub type ParamBuffer<B> = <B as Storage<f32>>::Vec;
+
+/// A dfdx device with a dtype for activations, and the few doors that generic code needs to its memory.
+pub trait Memory:
+    Storage<f32>
+    + Storage<<Self as Memory>::Elem>
+    + ZerosTensor<f32>
+    + ZerosTensor<<Self as Memory>::Elem>
+    + CopySlice<f32>
+    + CopySlice<<Self as Memory>::Elem>
+    + TensorFromVec<f32>
+    + TensorFromVec<<Self as Memory>::Elem>
+    + Send
+    + Sync
+{
+    /// Dtype of activations and big weights: f32 on the CPU, bf16 on CUDA.
+    type Elem: Unit + Send + Sync;
+    /// Class of numerics, e.g. `cpu-f32`: two runs in one class agree bit for bit on the same hardware.
+    const NUMERICS: &'static str;
+
+    /// Host conversion to `Elem`, rounding to nearest even. Where `Elem` is f32 the vector is moved through.
+    fn elems_from_f32(values: Vec<f32>) -> Vec<Self::Elem>;
+    /// Host conversion from `Elem`; exact.
+    fn elems_to_f32(values: Vec<Self::Elem>) -> Vec<f32>;
+    /// Takes a gradient out of its slot and leaves nothing behind, so that its memory is free when the taker is done.
+    fn take(&self, slot: &mut Buffer<Self>) -> Result<Buffer<Self>, OpError>;
+    /// Overwrites a buffer of `Elem` with as many host values.
+    fn write_buffer(&self, buffer: &mut Buffer<Self>, values: &[f32]) -> Result<(), OpError>;
+    /// Overwrites an f32 buffer with as many host values.
+    fn write_params(&self, buffer: &mut ParamBuffer<Self>, values: &[f32]) -> Result<(), OpError>;
+    /// Sets a buffer of `Elem` to zero.
+    fn zero_buffer(&self, buffer: &mut Buffer<Self>) -> Result<(), OpError>;
+    /// Sets an f32 buffer to zero.
+    fn zero_params(&self, buffer: &mut ParamBuffer<Self>) -> Result<(), OpError>;
+    /// Reads a buffer of `Elem` into host memory.
+    fn read_buffer(&self, buffer: &Buffer<Self>) -> Result<Vec<f32>, OpError>;
+    /// Reads an f32 buffer into host memory.
+    fn read_params(&self, buffer: &ParamBuffer<Self>) -> Result<Vec<f32>, OpError>;
+    /// Waits until the device has done everything it was given.
+    fn synchronize(&self) -> Result<(), OpError>;
+}
+
+/// A device with a kernel for every op of this crate.
+pub trait Backend:
+    Memory
+    + AddKernel
+    + AdamwKernel
+    + AttentionKernel
+    + CrossEntropyKernel
+    + EmbeddingKernel
+    + GradNormKernel
+    + LinearKernel
+    + RmsNormKernel
+    + RopeKernel
+    + SwigluKernel
+{
+}
+
+impl Backend for Cpu {}
+
+/// Work that runs on whichever backend a name stands for.
+pub trait BackendVisitor {
+    /// What the work returns.
+    type Out;
+    /// Runs on `device`.
+    fn visit<B: Backend>(self, device: B) -> Self::Out;
+}
+
+/// Names that [`with_backend`] knows in this build.
+pub fn backend_names() -> &'static [&'static str] {
+    &["cpu-f32"]
+}
+
+/// Opens the backend called `name` and runs `visitor` on it. Any other name is an error that lists those there are.
+pub fn with_backend<V: BackendVisitor>(name: &str, visitor: V) -> Result<V::Out, OpError> {
+    match name {
+        "cpu-f32" => Ok(visitor.visit(Cpu::default())),
+        _ => Err(OpError::UnknownBackend { name: name.to_string(), available: backend_names().join(", ") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Numerics;
+    impl BackendVisitor for Numerics {
+        type Out = &'static str;
+        fn visit<B: Backend>(self, _: B) -> &'static str {
+            B::NUMERICS
+        }
+    }
+
+    #[test]
+    fn a_name_opens_a_backend_and_an_unknown_one_lists_them() {
+        assert_eq!(with_backend("cpu-f32", Numerics).unwrap(), "cpu-f32");
+        let error = with_backend("tpu", Numerics).unwrap_err();
+        assert_eq!(error.to_string(), "unknown backend `tpu`; this build has: cpu-f32");
+    }
+}

@@ -1,0 +1,263 @@
+//! Tests of the linear map: literals, twins, gradients, dropout, threads, errors.
+
+use dfdx::prelude::{Cpu, PutTape};
+use proptest::prelude::*;
+
+use super::*;
+use crate::add::add;
+use crate::host::{act_from_vec, act_to_vec, matrix_from_vec, vector_from_vec, weight_from_vec};
+use crate::param::ParamRef;
+use crate::tape::{Grads, OpTape};
+use crate::testing::{Leaf, backward, close, differences, numbers, wide, with_threads};
+
+/// Sizes and values of one case.
+#[derive(Clone)]
+struct Case {
+    rows: usize,
+    width: usize,
+    outs: usize,
+    r: usize,
+    x: Vec<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    a: Vec<f32>,
+    b: Vec<f32>,
+    d: Vec<f32>,
+}
+
+const SCALING: f32 = 2.0;
+
+impl Case {
+    fn new(seed: u64, rows: usize, width: usize, outs: usize, r: usize) -> Self {
+        Self {
+            rows,
+            width,
+            outs,
+            r,
+            x: numbers(seed, rows * width),
+            weight: numbers(seed ^ 1, outs * width),
+            bias: numbers(seed ^ 2, outs),
+            a: numbers(seed ^ 3, r * width),
+            b: numbers(seed ^ 4, outs * r),
+            d: numbers(seed ^ 5, rows * outs),
+        }
+    }
+
+    fn layer<B: Backend>(&self, dev: &B, trainable: bool, dropout: f32) -> Linear<B> {
+        let lora = |r: usize| Lora {
+            a: matrix_from_vec(dev, self.a.clone(), r, self.width).unwrap(),
+            b: matrix_from_vec(dev, self.b.clone(), self.outs, r).unwrap(),
+            scaling: SCALING,
+            dropout,
+        };
+        Linear {
+            weight: weight_from_vec(dev, self.weight.clone(), self.outs, self.width).unwrap(),
+            bias: Some(vector_from_vec(dev, self.bias.clone()).unwrap()),
+            trainable,
+            lora: (self.r > 0).then(|| lora(self.r)),
+        }
+    }
+
+    /// The definition in f64, with `x` and the branch's input (after dropout) apart.
+    fn exact(&self, x: &[f64], branch: &[f64], [weight, bias, a, b]: [&[f64]; 4]) -> Vec<f64> {
+        let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+        let mut out = Vec::new();
+        for (x, branch) in x.chunks(self.width).zip(branch.chunks(self.width)) {
+            let u: Vec<f64> = a.chunks(self.width).map(|a| dot(branch, a)).collect();
+            for o in 0..self.outs {
+                let low = if self.r == 0 { 0.0 } else { dot(&u, &b[o * self.r..][..self.r]) };
+                out.push(dot(x, &weight[o * self.width..][..self.width]) + bias[o] + f64::from(SCALING) * low);
+            }
+        }
+        out
+    }
+}
+
+/// Output and gradients of x, weight, bias, A, B.
+struct Run {
+    out: Vec<f32>,
+    x: Vec<f32>,
+    params: [Vec<f32>; 4],
+}
+
+fn run<B: Backend>(dev: &B, case: &Case, dropout: f32, key: Option<u64>) -> Run {
+    let mut layer = case.layer(dev, true, dropout);
+    let (x, d_x) = Leaf::new(dev, case.x.clone(), case.rows, case.width).split();
+    let out = linear(x, &layer, key).unwrap();
+    let (values, mut grads) = (act_to_vec::<B, _>(&out), Grads::default());
+    backward(out, &case.d, &mut grads);
+    let weight = ParamRef::<B>::Weight(&mut layer.weight).read_grad(&mut grads).unwrap();
+    let bias = ParamRef::<B>::Vector(layer.bias.as_mut().unwrap()).read_grad(&mut grads).unwrap();
+    let [a, b] = match &mut layer.lora {
+        None => [vec![], vec![]],
+        Some(lora) => [&mut lora.a, &mut lora.b].map(|m| ParamRef::<B>::Matrix(m).read_grad(&mut grads).unwrap()),
+    };
+    Run { out: values, x: d_x.read(), params: [weight, bias, a, b] }
+}
+
+/// Compares with f64; `mask` is what dropout multiplies the branch's input by.
+fn check_case<B: Backend>(dev: &B, case: &Case, run: &Run, mask: &[f64]) {
+    let _ = dev;
+    let (x, weight, bias) = (wide(&case.x), wide(&case.weight), wide(&case.bias));
+    let (a, b) = (wide(&case.a), wide(&case.b));
+    let drop = |x: &[f64]| -> Vec<f64> { x.iter().zip(mask).map(|(x, m)| x * m).collect() };
+    let all = |x: &[f64]| case.exact(x, &drop(x), [&weight, &bias, &a, &b]);
+    close("out", &run.out, &all(&x), 1e-5);
+    close("d_x", &run.x, &differences(&x, &case.d, all), 1e-5);
+    let dropped = drop(&x);
+    let by = |i: usize, at: &[f64]| {
+        let mut params: [&[f64]; 4] = [&weight, &bias, &a, &b];
+        params[i] = at;
+        case.exact(&x, &dropped, params)
+    };
+    for (i, (name, values)) in [("d_w", &weight), ("d_bias", &bias), ("d_a", &a), ("d_b", &b)].iter().enumerate() {
+        close(name, &run.params[i], &differences(values, &case.d, |at| by(i, at)), 1e-5);
+    }
+}
+
+fn check_literals<B: Backend>(dev: B) {
+    let layer = Linear {
+        weight: weight_from_vec(&dev, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3, 2).unwrap(),
+        bias: Some(vector_from_vec(&dev, vec![0.5, 0.0, -0.5]).unwrap()),
+        trainable: false,
+        lora: Some(Lora {
+            a: matrix_from_vec(&dev, vec![1.0, -1.0], 1, 2).unwrap(),
+            b: matrix_from_vec(&dev, vec![1.0, 0.0, 2.0], 3, 1).unwrap(),
+            scaling: 0.5,
+            dropout: 0.0,
+        }),
+    };
+    let (x, d_x) = Leaf::new(&dev, vec![3.0, 1.0], 1, 2).split();
+    let out = linear(x, &layer, None).unwrap();
+    assert_eq!(act_to_vec::<B, _>(&out), [5.5 + 1.0, 13.0, 20.5 + 2.0]);
+    let mut grads = Grads::default();
+    backward(out, &[1.0, 0.0, 1.0], &mut grads);
+    assert_eq!(d_x.read(), [6.0 + 1.5, 8.0 - 1.5]);
+    let mut lora = layer.lora.unwrap();
+    assert_eq!(ParamRef::<B>::Matrix(&mut lora.a).read_grad(&mut grads).unwrap(), [4.5, 1.5]);
+    assert_eq!(ParamRef::<B>::Matrix(&mut lora.b).read_grad(&mut grads).unwrap(), [1.0, 0.0, 1.0]);
+}
+
+fn check_shared<B: Backend>(dev: B) {
+    let case = Case::new(11, 3, 5, 5, 2);
+    let layer = case.layer(&dev, true, 0.0);
+    let leaf = Leaf::new(&dev, case.x.clone(), 3, 5);
+    let again = leaf.again();
+    let (x, d_x) = leaf.split();
+    let mut grads = Grads::default();
+    // x feeds two linears that share all their tensors: every gradient is twice that of one.
+    let out = add(linear(x, &layer, None).unwrap(), linear(again, &layer, None).unwrap()).unwrap();
+    backward(out, &case.d, &mut grads);
+    let once = run(&dev, &case, 0.0, None);
+    let double = |values: &[f32]| -> Vec<f64> { values.iter().map(|v| 2.0 * f64::from(*v)).collect() };
+    close("d_x", &d_x.read(), &double(&once.x), 1e-6);
+    let mut layer = layer;
+    let d_weight = ParamRef::<B>::Weight(&mut layer.weight).read_grad(&mut grads).unwrap();
+    close("d_w", &d_weight, &double(&once.params[0]), 1e-6);
+}
+
+#[test]
+fn literals_and_shared_use() {
+    check_literals(Cpu::default());
+    check_shared(Cpu::default());
+}
+
+#[test]
+fn a_frozen_weight_gets_no_gradient() {
+    let dev = Cpu::default();
+    let case = Case::new(3, 2, 3, 4, 1);
+    let mut layer = case.layer(&dev, false, 0.0);
+    let (x, _) = Leaf::new(&dev, case.x.clone(), 2, 3).split();
+    let mut grads = Grads::default();
+    backward(linear(x, &layer, None).unwrap(), &case.d, &mut grads);
+    assert_eq!(ParamRef::<Cpu>::Weight(&mut layer.weight).read_grad(&mut grads).unwrap(), [0.0; 12]);
+    let bias = layer.bias.as_mut().unwrap();
+    assert_eq!(ParamRef::<Cpu>::Vector(bias).read_grad(&mut grads).unwrap(), [0.0; 4]);
+}
+
+#[test]
+fn dropout_is_the_same_in_backward_on_any_number_of_threads_and_off_without_a_key() {
+    let dev = Cpu::default();
+    let case = Case::new(5, 70, 24, 9, 3);
+    let dropped = run(&dev, &case, 0.3, Some(42));
+    let mut mask = vec![1.0; case.x.len()];
+    products::drop_out(&mut mask, Dropout { key: 42, probability: 0.3 });
+    let mask = wide(&mask);
+    assert!(mask.iter().any(|m| *m == 0.0) && mask.iter().any(|m| *m > 1.4));
+    check_case(&dev, &case, &dropped, &mask);
+    let other = run(&dev, &case, 0.3, Some(43));
+    assert!(other.out != dropped.out);
+    let eval = run(&dev, &case, 0.3, None);
+    assert!(eval.out == run(&dev, &case, 0.0, Some(42)).out && eval.out != dropped.out);
+    let big = Case::new(6, 300, 300, 64, 4);
+    let [one, three] = [1, 3].map(|n| with_threads(n, || run(&dev, &big, 0.3, Some(7))));
+    assert!(one.out == three.out && one.x == three.x && one.params == three.params);
+}
+
+#[test]
+fn the_bits_do_not_depend_on_the_number_of_threads() {
+    for (rows, width, outs, r) in [(1, 576, 1536, 16), (5, 577, 701, 3), (130, 200, 333, 8), (512, 96, 64, 0)] {
+        let case = Case::new(9, rows, width, outs, r);
+        let [one, two, three] = [1, 2, 3].map(|n| with_threads(n, || run(&Cpu::default(), &case, 0.0, None)));
+        assert!(one.out == two.out && one.x == two.x && one.params == two.params, "{rows} {width} {outs}");
+        assert!(one.out == three.out && one.x == three.x && one.params == three.params, "{rows} {width} {outs}");
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_named() {
+    let dev = Cpu::default();
+    let case = Case::new(1, 2, 3, 4, 2);
+    let say = |change: &dyn Fn(&mut Linear<Cpu>)| {
+        let mut layer = case.layer(&dev, false, 0.0);
+        change(&mut layer);
+        linear(act_from_vec(&dev, case.x.clone(), 2, 3).unwrap(), &layer, None).unwrap_err().to_string()
+    };
+    let matrix = |rows, cols| matrix_from_vec(&dev, vec![0.0; rows * cols], rows, cols).unwrap();
+    let weight = weight_from_vec(&dev, vec![0.0; 20], 4, 5).unwrap();
+    assert_eq!(say(&|l| l.weight = weight.clone()), "linear: x (2, 3) does not fit weight (4, 5)");
+    let bias = vector_from_vec(&dev, vec![0.0; 5]).unwrap();
+    assert_eq!(say(&|l| l.bias = Some(bias.clone())), "linear: bias (5,) does not fit weight (4, 3)");
+    let lora = |l: &mut Linear<Cpu>, f: &dyn Fn(&mut Lora<Cpu>)| l.lora.iter_mut().for_each(f);
+    assert_eq!(say(&|l| lora(l, &|l| l.a = matrix(2, 4))), "linear: lora A (2, 4) does not fit weight (4, 3)");
+    assert_eq!(say(&|l| lora(l, &|l| l.b = matrix(3, 2))), "linear: lora B (3, 2) does not fit weight (4, 3)");
+    assert_eq!(say(&|l| lora(l, &|l| l.b = matrix(4, 1))), "linear: lora A (2, 3) does not fit lora B (4, 1)");
+    assert_eq!(say(&|l| lora(l, &|l| l.dropout = 1.0)), "linear: dropout 1 is not in [0, 1)");
+}
+
+#[test]
+fn empty_and_huge_inputs_work() {
+    let dev = Cpu::default();
+    let none = run(&dev, &Case::new(1, 0, 3, 4, 2), 0.0, None);
+    assert!(none.out.is_empty() && none.params[0] == [0.0; 12]);
+    for factor in [1e-20, 7e9] {
+        let mut case = Case::new(2, 9, 17, 5, 2);
+        case.x.iter_mut().for_each(|x| *x *= factor);
+        case.bias.fill(0.0);
+        let got = run(&dev, &case, 0.0, None).out;
+        let (w, b0, a, b) = (wide(&case.weight), wide(&case.bias), wide(&case.a), wide(&case.b));
+        let x = wide(&case.x);
+        close("out", &got, &case.exact(&x, &x, [&w, &b0, &a, &b]), 1e-5);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn f64_and_the_twin_agree(
+        rows in 1usize..20, width in 1usize..40, outs in 1usize..24, r in 0usize..5, seed: u64,
+    ) {
+        let dev = Cpu::default();
+        let case = Case::new(seed, rows, width, outs, r);
+        let got = run(&dev, &case, 0.0, None);
+        check_case(&dev, &case, &got, &vec![1.0; case.x.len()]);
+        let matrix = |values: &[f32], rows, cols| {
+            matrix_from_vec(&dev, values.to_vec(), rows, cols).unwrap().put_tape(OpTape::<Cpu>::default())
+        };
+        let branch = (r > 0).then(|| (matrix(&case.a, r, width), matrix(&case.b, outs, r), SCALING));
+        let bias = vector_from_vec(&dev, case.bias.clone()).unwrap().put_tape(OpTape::default());
+        let (x, weight) = (matrix(&case.x, rows, width), matrix(&case.weight, outs, width));
+        let twin = reference::linear(x, weight, Some(bias), branch);
+        close("twin", &got.out, &wide(&act_to_vec::<Cpu, _>(&twin)), 1e-5);
+    }
+}

@@ -1,0 +1,138 @@
+//! One handle for every kind of trainable parameter: its values, its gradient, both as f32 on the host.
+//!
+//! Unaware of names, optimizers and files.
+
+use dfdx::shapes::{HasShape, Shape};
+use dfdx::tensor::{CopySlice, Tensor};
+
+use crate::backend::{Backend, Matrix, Vector, Weight};
+use crate::host;
+use crate::tape::Grads;
+use crate::OpError;
+
+/// A borrowed parameter. Writing copies the storage if another tensor (or a tape) still shares it: drop the tape first.
+pub enum ParamRef<'a, B: Backend> {
+    /// A big weight; its gradient is in [`Grads::weights`].
+    Weight(&'a mut Weight<B>),
+    /// An f32 matrix; its gradient is in [`Grads::params`].
+    Matrix(&'a mut Matrix<B>),
+    /// An f32 vector; its gradient is in [`Grads::params`].
+    Vector(&'a mut Vector<B>),
+}
+
+impl<B: Backend> ParamRef<'_, B> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Weight(p) => p.shape().num_elements(),
+            Self::Matrix(p) => p.shape().num_elements(),
+            Self::Vector(p) => p.shape().num_elements(),
+        }
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sizes, outermost first.
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Self::Weight(p) => vec![p.shape().0, p.shape().1],
+            Self::Matrix(p) => vec![p.shape().0, p.shape().1],
+            Self::Vector(p) => vec![p.shape().0],
+        }
+    }
+
+    /// The parameter's values, exactly.
+    pub fn read(&self) -> Vec<f32> {
+        match self {
+            Self::Weight(p) => host::weight_to_vec::<B>(p),
+            Self::Matrix(p) => host::matrix_to_vec::<B>(p),
+            Self::Vector(p) => host::vector_to_vec::<B>(p),
+        }
+    }
+
+    /// Overwrites the values, rounded to the parameter's dtype. `values` must have [`ParamRef::len`] elements.
+    pub fn write(&mut self, values: &[f32]) -> Result<(), OpError> {
+        self.expect(values.len())?;
+        match self {
+            Self::Weight(p) => <B as CopySlice<B::Elem>>::copy_from(*p, &B::elems_from_f32(values.to_vec())),
+            Self::Matrix(p) => <B as CopySlice<f32>>::copy_from(*p, values),
+            Self::Vector(p) => <B as CopySlice<f32>>::copy_from(*p, values),
+        }
+        Ok(())
+    }
+
+    /// The gradient's values; zeros if no backward reached it.
+    pub fn read_grad(&self, grads: &mut Grads<B>) -> Result<Vec<f32>, OpError> {
+        match self {
+            Self::Weight(p) => p.device().read_buffer(slot(&mut grads.weights, p)?),
+            Self::Matrix(p) => p.device().read_params(slot(&mut grads.params, p)?),
+            Self::Vector(p) => p.device().read_params(slot(&mut grads.params, p)?),
+        }
+    }
+
+    /// Overwrites the gradient with as many host values, e.g. after a reduction over ranks.
+    pub fn write_grad(&self, grads: &mut Grads<B>, values: &[f32]) -> Result<(), OpError> {
+        self.expect(values.len())?;
+        match self {
+            Self::Weight(p) => p.device().write_buffer(slot(&mut grads.weights, p)?, values),
+            Self::Matrix(p) => p.device().write_params(slot(&mut grads.params, p)?, values),
+            Self::Vector(p) => p.device().write_params(slot(&mut grads.params, p)?, values),
+        }
+    }
+
+    /// Sets the gradient to zero, keeping its memory.
+    pub fn zero_grad(&self, grads: &mut Grads<B>) -> Result<(), OpError> {
+        match self {
+            Self::Weight(p) => p.device().zero_buffer(slot(&mut grads.weights, p)?),
+            Self::Matrix(p) => p.device().zero_params(slot(&mut grads.params, p)?),
+            Self::Vector(p) => p.device().zero_params(slot(&mut grads.params, p)?),
+        }
+    }
+
+    fn expect(&self, len: usize) -> Result<(), OpError> {
+        if len == self.len() {
+            Ok(())
+        } else {
+            Err(OpError::shape("parameter", ("values", [len]), ("shape", self.shape())))
+        }
+    }
+}
+
+/// The gradient of `tensor`, allocated as zeros if there is none yet.
+pub(crate) fn slot<'g, S: Shape, E, D: dfdx::tensor::Storage<E>>(
+    grads: &'g mut dfdx::prelude::Gradients<E, D>,
+    tensor: &Tensor<S, E, D>,
+) -> Result<&'g mut D::Vec, OpError> {
+    grads.get_or_alloc_mut(tensor).map_err(OpError::device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dfdx::prelude::Cpu;
+
+    fn check<B: Backend>(dev: B) {
+        let mut weight = host::weight_from_vec(&dev, vec![1.0, 2.0, 3.0, 4.0], 2, 2).unwrap();
+        let mut bias = host::vector_from_vec(&dev, vec![5.0, 6.0]).unwrap();
+        let mut grads = Grads::<B>::default();
+        let mut w = ParamRef::<B>::Weight(&mut weight);
+        assert_eq!((w.len(), w.shape(), w.is_empty()), (4, vec![2, 2], false));
+        w.write(&[4.0, 3.0, 2.0, 1.0]).unwrap();
+        assert_eq!(w.read(), [4.0, 3.0, 2.0, 1.0]);
+        assert_eq!(w.read_grad(&mut grads).unwrap(), [0.0; 4]);
+        w.write_grad(&mut grads, &[1.0, 0.0, -1.0, 2.0]).unwrap();
+        assert_eq!(w.read_grad(&mut grads).unwrap(), [1.0, 0.0, -1.0, 2.0]);
+        w.zero_grad(&mut grads).unwrap();
+        assert_eq!(w.read_grad(&mut grads).unwrap(), [0.0; 4]);
+        let mut b = ParamRef::<B>::Vector(&mut bias);
+        assert_eq!(b.write(&[1.0]).unwrap_err().to_string(), "parameter: values [1] does not fit shape [2]");
+    }
+
+    #[test]
+    fn a_parameter_and_its_gradient_are_read_and_written() {
+        check(Cpu::default());
+    }
+}

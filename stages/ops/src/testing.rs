@@ -1,0 +1,120 @@
+//! Help for the ops' tests: numbers, closeness, gradients of inputs, thread pools.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use dfdx::prelude::{PutTape, SplitTape};
+
+use crate::OpError;
+use crate::backend::{Act, Backend};
+use crate::host::act_from_vec;
+use crate::tape::{Grads, OpTape, Record};
+
+/// Numbers in `[-1, 1)`, the same for the same seed.
+pub(crate) fn numbers(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// `values` in f64.
+pub(crate) fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|x| f64::from(*x)).collect()
+}
+
+/// Asserts `max |got - want| <= tolerance * max |want|`.
+#[track_caller]
+pub(crate) fn close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
+    close_or(what, got, want, tolerance, 0.0);
+}
+
+/// As [`close`], with `max |want|` at least `floor`: for sums whose terms can cancel.
+#[track_caller]
+pub(crate) fn close_or(what: &str, got: &[f32], want: &[f64], tolerance: f64, floor: f64) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths differ");
+    let largest = want.iter().fold(floor, |m, x| m.max(x.abs()));
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let error = (f64::from(*got) - want).abs();
+        assert!(error <= tolerance * largest, "{what}[{i}]: {got}, want {want} (largest {largest}, error {error})");
+    }
+}
+
+/// Runs `f` with a pool of `threads`.
+pub(crate) fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
+}
+
+/// An input whose gradient the test wants.
+pub(crate) struct Leaf<B: Backend> {
+    /// To be fed to an op; carries a tape.
+    pub(crate) act: Act<B, OpTape<B>>,
+    grad: Rc<RefCell<Vec<f32>>>,
+}
+
+impl<B: Backend> Leaf<B> {
+    /// `[rows, width]`. Its first node, so the last to run, reads the gradient.
+    pub(crate) fn new(dev: &B, values: Vec<f32>, rows: usize, width: usize) -> Self {
+        let act = act_from_vec(dev, values, rows, width).unwrap();
+        let (grad, ghost, dev) = (Rc::new(RefCell::new(Vec::new())), act.ghost(), dev.clone());
+        let mut tape = OpTape::default();
+        let sink = grad.clone();
+        tape.record(move |grads: &mut Grads<B>| {
+            let d = dev.take(grads.acts.get_or_alloc_mut(&ghost).map_err(OpError::device)?)?;
+            *sink.borrow_mut() = dev.read_buffer(&d)?;
+            Ok(())
+        });
+        Self { act: act.put_tape(tape), grad }
+    }
+
+    /// The same tensor once more, for an input used twice.
+    pub(crate) fn again(&self) -> Act<B, OpTape<B>> {
+        self.act.retaped()
+    }
+
+    /// Hands out the act and a handle on the gradient.
+    pub(crate) fn split(self) -> (Act<B, OpTape<B>>, Grad) {
+        (self.act, Grad(self.grad))
+    }
+}
+
+/// A gradient that backward will have written.
+pub(crate) struct Grad(Rc<RefCell<Vec<f32>>>);
+
+impl Grad {
+    /// Its values.
+    pub(crate) fn read(&self) -> Vec<f32> {
+        self.0.borrow().clone()
+    }
+}
+
+/// Seeds `out`'s gradient with `d` and runs its tape.
+pub(crate) fn backward<B: Backend>(out: Act<B, OpTape<B>>, d: &[f32], grads: &mut Grads<B>) {
+    let (out, mut tape) = out.split_tape();
+    let (d, dev) = (d.to_vec(), out.device().clone());
+    tape.record(move |grads| {
+        dev.write_buffer(grads.acts.get_or_alloc_mut(&out).map_err(OpError::device)?, &d)
+    });
+    tape.backward(grads).unwrap();
+}
+
+/// The f64 derivative of `sum(f(x) * d)` by each element of `x`, by central differences.
+pub(crate) fn differences(x: &[f64], d: &[f32], f: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
+    let mut x = x.to_vec();
+    let weighted = |out: Vec<f64>| -> f64 { out.iter().zip(d).map(|(o, d)| o * f64::from(*d)).sum() };
+    (0..x.len())
+        .map(|i| {
+            let (here, step) = (x[i], 1e-5 * x[i].abs().max(1e-1));
+            x[i] = here + step;
+            let above = weighted(f(&x));
+            x[i] = here - step;
+            let below = weighted(f(&x));
+            x[i] = here;
+            (above - below) / (2.0 * step)
+        })
+        .collect()
+}

@@ -1,0 +1,138 @@
+//! One transformer block: attention and MLP, each behind a norm and added to the residual stream.
+//!
+//! Unaware of the layers around it, of files and of optimizers.
+use super::config::LlamaConfig;
+use super::weights::{WeightFiles, has_bias, linear_shapes, parent_of};
+use crate::failure::OrFail;
+use anneal_engine::Failure;
+use anneal_ops::{
+    Act, Backend, Heads, LayerCache, Layout, Linear, NoneTape, OpError, PutTape, Record, RopeTable, SplitTape, Vector,
+    add, attention, cached_attention, linear, rms_norm, rope, swiglu, vector_from_vec, weight_from_vec,
+};
+use std::sync::Arc;
+
+/// One transformer block.
+pub(super) struct Layer<B: Backend> {
+    pub(super) input_layernorm: Vector<B>,
+    pub(super) q_proj: Linear<B>,
+    pub(super) k_proj: Linear<B>,
+    pub(super) v_proj: Linear<B>,
+    pub(super) o_proj: Linear<B>,
+    pub(super) post_attention_layernorm: Vector<B>,
+    pub(super) gate_proj: Linear<B>,
+    pub(super) up_proj: Linear<B>,
+    pub(super) down_proj: Linear<B>,
+}
+
+/// Key of one dropout mask: the step's key, the layer and the module, mixed (SplitMix64's finalizer).
+fn mask_key(step: u64, layer: usize, module: u64) -> u64 {
+    let mut z = step ^ ((layer as u64) << 8 | module).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl<B: Backend> Layer<B> {
+    pub(super) fn read(device: &B, config: &LlamaConfig, files: &WeightFiles, layer: usize, train: bool) -> Result<Self, Failure> {
+        let prefix = format!("model.layers.{layer}");
+        let norm = |name: &str| {
+            let values = files.read_f32(&format!("{prefix}.{name}.weight"), &[config.hidden_size])?;
+            vector_from_vec(device, values).or_fail()
+        };
+        let module = |module: &str| -> Result<Linear<B>, Failure> {
+            let name = format!("{prefix}.{}.{module}", parent_of(module));
+            let shape = linear_shapes(config).into_iter().find(|(known, _)| *known == module).map(|(_, shape)| shape);
+            let [out, input] = shape.ok_or_else(|| Failure::bug(format!("no linear module `{module}`")))?;
+            let weight = weight_from_vec(device, files.read_f32(&format!("{name}.weight"), &[out, input])?, out, input);
+            let bias = if has_bias(config, module) {
+                Some(vector_from_vec(device, files.read_f32(&format!("{name}.bias"), &[out])?).or_fail()?)
+            } else {
+                None
+            };
+            Ok(Linear { weight: weight.or_fail()?, bias, trainable: train, lora: None })
+        };
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            q_proj: module("q_proj")?,
+            k_proj: module("k_proj")?,
+            v_proj: module("v_proj")?,
+            o_proj: module("o_proj")?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            gate_proj: module("gate_proj")?,
+            up_proj: module("up_proj")?,
+            down_proj: module("down_proj")?,
+        })
+    }
+
+    /// The linear modules with their names, in checkpoint order.
+    pub(super) fn modules_mut(&mut self) -> [(&'static str, &mut Linear<B>); 7] {
+        [
+            ("q_proj", &mut self.q_proj),
+            ("k_proj", &mut self.k_proj),
+            ("v_proj", &mut self.v_proj),
+            ("o_proj", &mut self.o_proj),
+            ("gate_proj", &mut self.gate_proj),
+            ("up_proj", &mut self.up_proj),
+            ("down_proj", &mut self.down_proj),
+        ]
+    }
+
+    /// q, k and v with positions applied, from the normalised input.
+    fn queries_keys_values<T: Record<B>>(
+        &self,
+        h: Act<B, T>,
+        pass: &Pass<'_, B>,
+    ) -> Result<(Act<B, T>, Act<B, T>, Act<B, T>), OpError> {
+        let (h, tape) = h.split_tape();
+        let q = linear(h.clone().put_tape(tape), &self.q_proj, pass.key(0))?;
+        let k = linear(h.clone().put_tape(T::default()), &self.k_proj, pass.key(1))?;
+        let v = linear(h.put_tape(T::default()), &self.v_proj, pass.key(2))?;
+        let q = rope(q, pass.heads.head_dim, pass.rope, pass.positions)?;
+        let k = rope(k, pass.heads.head_dim, pass.rope, pass.positions)?;
+        Ok((q, k, v))
+    }
+
+    fn mlp<T: Record<B>>(&self, x: Act<B, T>, pass: &Pass<'_, B>) -> Result<Act<B, T>, OpError> {
+        let (x, tape) = x.split_tape();
+        let h = rms_norm(x.clone().put_tape(tape), &self.post_attention_layernorm, pass.eps, pass.train_base)?;
+        let (h, tape) = h.split_tape();
+        let gate = linear(h.clone().put_tape(tape), &self.gate_proj, pass.key(4))?;
+        let up = linear(h.put_tape(T::default()), &self.up_proj, pass.key(5))?;
+        let down = linear(swiglu(gate, up)?, &self.down_proj, pass.key(6))?;
+        add(down, x.put_tape(T::default()))
+    }
+
+    pub(super) fn forward<T: Record<B>>(&self, x: Act<B, T>, pass: &Pass<'_, B>, layout: &Arc<Layout>) -> Result<Act<B, T>, OpError> {
+        let (x, tape) = x.split_tape();
+        let h = rms_norm(x.clone().put_tape(tape), &self.input_layernorm, pass.eps, pass.train_base)?;
+        let (q, k, v) = self.queries_keys_values(h, pass)?;
+        let mixed = attention(q, k, v, pass.heads, layout)?;
+        let out = linear(mixed, &self.o_proj, pass.key(3))?;
+        self.mlp(add(out, x.put_tape(T::default()))?, pass)
+    }
+
+    pub(super) fn forward_cached(&self, x: Act<B>, pass: &Pass<'_, B>, cache: &mut LayerCache<B>) -> Result<Act<B>, OpError> {
+        let h = rms_norm(x.clone(), &self.input_layernorm, pass.eps, false)?;
+        let (q, k, v) = self.queries_keys_values::<NoneTape>(h, pass)?;
+        let mixed = cached_attention(q, k, v, pass.heads, cache)?;
+        let out = linear(mixed, &self.o_proj, None)?;
+        self.mlp(add(out, x)?, pass)
+    }
+}
+
+/// What is the same for all modules of one layer in one pass.
+pub(super) struct Pass<'a, B: Backend> {
+    pub(super) heads: Heads,
+    pub(super) eps: f32,
+    pub(super) train_base: bool,
+    pub(super) rope: &'a RopeTable<B>,
+    pub(super) positions: &'a [u32],
+    pub(super) layer: usize,
+    pub(super) dropout: Option<u64>,
+}
+
+impl<B: Backend> Pass<'_, B> {
+    fn key(&self, module: u64) -> Option<u64> {
+        self.dropout.map(|step| mask_key(step, self.layer, module))
+    }
+}

@@ -1,0 +1,19 @@
+//! The Llama family: configuration, weights on disk, the forward pass, LoRA adapters, generation.
+//!
+//! Unaware of stages, keys and data sets.
+pub mod adapter;
+pub mod batch;
+pub mod config;
+pub mod generate;
+pub mod init;
+mod layer;
+pub mod model;
+pub mod rope;
+pub mod save;
+pub mod weights;
+
+pub use adapter::AdapterConfig;
+pub use batch::Batch;
+pub use config::LlamaConfig;
+pub use model::{Model, Parameters};
+pub use weights::WeightFiles;

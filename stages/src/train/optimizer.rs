@@ -1,0 +1,106 @@
+//! AdamW over named parameters, with clipping by the global norm.
+//!
+//! Update as torch.optim.AdamW does it (Loshchilov and Hutter 2019); clipping as torch.nn.utils.clip_grad_norm_.
+//! Unaware of models and schedules.
+use super::Recipe;
+use crate::failure::OrFail;
+use anneal_engine::Failure;
+use crate::llama::Parameters;
+use anneal_ops::{AdamwHyper, AdamwState, Backend, Grads, adamw, grad_norm};
+use std::collections::BTreeMap;
+
+/// Moments of every trainable parameter, by name.
+pub struct Optimizer<B: Backend> {
+    states: BTreeMap<String, AdamwState<B>>,
+    recipe: Recipe,
+}
+
+impl<B: Backend> Optimizer<B> {
+    /// Moments of zero for these parameters.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(device: &B, parameters: &Parameters<'_, B>, recipe: Recipe) -> Result<Self, Failure> {
+        let states = parameters
+            .iter()
+            .map(|(name, parameter)| Ok((name.clone(), AdamwState::new(device, parameter.len()).or_fail()?)))
+            .collect::<Result<_, Failure>>()?;
+        Ok(Self { states, recipe })
+    }
+
+    /// One update; `step` counts from 1. Returns the gradient's norm before clipping, and zeroes the gradient. A norm
+    /// that is not finite leaves parameters and moments as they are.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn step(
+        &mut self,
+        parameters: &mut Parameters<'_, B>,
+        grads: &mut Grads<B>,
+        learning_rate: f64,
+        step: u64,
+    ) -> Result<f64, Failure> {
+        let norm = grad_norm(grads, &parameters.refs).or_fail()?;
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
+        let limit = self.recipe.max_grad_norm;
+        let grad_scale = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) as f32 } else { 1.0 };
+        for (name, parameter) in parameters.names.iter().zip(&mut parameters.refs) {
+            let state = self.states.get_mut(name).ok_or_else(|| Failure::bug(format!("no moments for `{name}`")))?;
+            let hyper = AdamwHyper {
+                lr: learning_rate,
+                beta1: self.recipe.adam_beta1,
+                beta2: self.recipe.adam_beta2,
+                eps: self.recipe.adam_epsilon,
+                weight_decay: if decays(name) { self.recipe.weight_decay } else { 0.0 },
+                step,
+                grad_scale,
+            };
+            adamw::step(parameter, grads, state, &hyper).or_fail()?;
+            parameter.zero_grad(grads).or_fail()?;
+        }
+        Ok(norm)
+    }
+
+    /// Parameters and moments by name, for a checkpoint.
+    pub fn snapshot(&self, parameters: &Parameters<'_, B>) -> BTreeMap<String, Vec<f32>> {
+        let mut tensors = BTreeMap::new();
+        for (name, parameter) in parameters.iter() {
+            tensors.insert(format!("parameter.{name}"), parameter.read());
+            if let Some(state) = self.states.get(name) {
+                let (first, second) = state.read();
+                tensors.insert(format!("first_moment.{name}"), first);
+                tensors.insert(format!("second_moment.{name}"), second);
+            }
+        }
+        tensors
+    }
+
+    /// The inverse of [`Optimizer::snapshot`].
+    ///
+    /// # Errors
+    /// A tensor is missing or has another length: the checkpoint belongs to another model.
+    pub fn restore(
+        &mut self,
+        parameters: &mut Parameters<'_, B>,
+        tensors: &BTreeMap<String, Vec<f32>>,
+    ) -> Result<(), Failure> {
+        let find = |kind: &str, name: &str| {
+            let found = tensors.get(&format!("{kind}.{name}"));
+            found.ok_or_else(|| Failure::user(format!("the checkpoint has no {kind} of `{name}`")))
+        };
+        for (name, parameter) in parameters.names.iter().zip(&mut parameters.refs) {
+            parameter.write(find("parameter", name)?).or_fail()?;
+            if let Some(state) = self.states.get_mut(name) {
+                state.write(find("first_moment", name)?, find("second_moment", name)?).or_fail()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Weight decay spares norms and biases, as transformers' Trainer does (trainer_pt_utils.py: get_parameter_names).
+fn decays(name: &str) -> bool {
+    !name.contains("norm") && !name.ends_with(".bias")
+}

@@ -1,0 +1,110 @@
+//! The parameters that LoRA and full fine-tuning share.
+//!
+//! Defaults are transformers' TrainingArguments (4.57) unless the text says why not. Unaware of LoRA.
+use super::schedule::ScheduleKind;
+
+/// What the loop needs to know, whoever trains.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Shape of the schedule.
+    pub schedule: ScheduleKind,
+    /// Steps of warm-up.
+    pub warmup_steps: u64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// AdamW's decay of the first moment.
+    pub adam_beta1: f64,
+    /// AdamW's decay of the second moment.
+    pub adam_beta2: f64,
+    /// Added to the root of the second moment.
+    pub adam_epsilon: f64,
+    /// Largest global L2 norm of the gradient; 0: no clipping.
+    pub max_grad_norm: f64,
+    /// Examples in a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches in an optimizer step.
+    pub gradient_accumulation_steps: usize,
+    /// Passes over the training split.
+    pub epochs: f64,
+    /// Optimizer steps, instead of epochs.
+    pub max_steps: Option<u64>,
+    /// Examples in an evaluation batch.
+    pub eval_batch_size: usize,
+    /// Steps between evaluations; `None`: at the end only.
+    pub eval_every: Option<u64>,
+    /// Evaluate the first examples only.
+    pub eval_examples: Option<usize>,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+}
+
+/// Declares a trainer's parameters: its own, then those of [`Recipe`].
+macro_rules! recipe_params {
+    ($(#[$meta:meta])* pub struct $name:ident { $($own:tt)* } learning_rate = $learning_rate:literal) => {
+        ::anneal_engine::params! {
+            $(#[$meta])*
+            pub struct $name {
+                $($own)*
+                /// Peak learning rate.
+                learning_rate: f64 = $learning_rate, in 0.0..=10.0;
+                /// How the learning rate moves after warm-up.
+                schedule: $crate::train::schedule::ScheduleKind = "linear";
+                /// Steps over which the learning rate rises from zero.
+                warmup_steps: u64 = 0, in 0..=1_000_000_000, unit "steps";
+                /// Decoupled weight decay; not applied to norms and biases.
+                weight_decay: f64 = 0.0, in 0.0..=1.0;
+                /// AdamW's decay of the first moment.
+                adam_beta1: f64 = 0.9, in 0.0..=0.999999;
+                /// AdamW's decay of the second moment.
+                adam_beta2: f64 = 0.999, in 0.0..=0.999999;
+                /// Added to the root of the second moment.
+                adam_epsilon: f64 = 1e-8, in 0.0..=1.0;
+                /// Largest global L2 norm of the gradient; 0 does not clip.
+                max_grad_norm: f64 = 1.0, in 0.0..=1e9;
+                /// Examples in a micro-batch.
+                batch_size: usize = 8, in 1..=65536, unit "examples", memory "activations grow linearly with it";
+                /// Micro-batches in an optimizer step; the loss is that of one batch of their product.
+                gradient_accumulation_steps: usize = 1, in 1..=65536, unit "micro-batches", memory "none: a larger effective batch for time instead of memory";
+                /// Passes over the training split; need not be whole.
+                epochs: f64 = 3.0, in 0.0..=100000.0, unit "epochs";
+                /// Optimizer steps, instead of `epochs`.
+                max_steps: Option<u64>, in 1..=1_000_000_000, unit "steps";
+                /// Examples in an evaluation batch.
+                eval_batch_size: usize = 8, in 1..=65536, unit "examples", memory "activations of one layer grow linearly with it";
+                /// Steps between evaluations on the eval split; without it there is one, at the end.
+                eval_every: Option<u64>, in 1..=1_000_000_000, unit "steps";
+                /// Evaluate on the first examples of the eval split only; 0 evaluates nothing.
+                eval_examples: Option<usize>, in 0..=1_000_000_000, unit "examples";
+                /// Steps between checkpoints; one is also written on Ctrl+C. They are gone once the stage has finished.
+                checkpoint_every: u64 = 100, in 1..=1_000_000_000, unit "steps", memory "none; on disk three f32 numbers a trainable parameter";
+            }
+        }
+
+        impl $name {
+            /// The part the loop needs.
+            pub fn recipe(&self) -> $crate::train::Recipe {
+                $crate::train::Recipe {
+                    learning_rate: self.learning_rate,
+                    schedule: self.schedule,
+                    warmup_steps: self.warmup_steps,
+                    weight_decay: self.weight_decay,
+                    adam_beta1: self.adam_beta1,
+                    adam_beta2: self.adam_beta2,
+                    adam_epsilon: self.adam_epsilon,
+                    max_grad_norm: self.max_grad_norm,
+                    batch_size: self.batch_size,
+                    gradient_accumulation_steps: self.gradient_accumulation_steps,
+                    epochs: self.epochs,
+                    max_steps: self.max_steps,
+                    eval_batch_size: self.eval_batch_size,
+                    eval_every: self.eval_every,
+                    eval_examples: self.eval_examples,
+                    checkpoint_every: self.checkpoint_every,
+                }
+            }
+        }
+    };
+}
+pub(crate) use recipe_params;

@@ -1,0 +1,89 @@
+//! Stage `train-fft`: full-parameter fine-tuning; every weight of the model is trained.
+//!
+//! The loop is `train::run`; unaware of how it works.
+use crate::artifact::{CHECKPOINT, MODEL, TOKENS, copy_companions, write_log};
+use crate::data::token_set::Split;
+use crate::failure::OrFail;
+use crate::llama::save::{MAX_SHARD, write_model};
+use crate::split;
+use crate::llama::{LlamaConfig, Model, Parameters, WeightFiles};
+use crate::tensor_file::FloatType;
+use crate::train::recipe::recipe_params;
+use crate::train::run::train;
+use anneal_engine::{Failure, Param, ParamSet, Port, Stage, StageContext};
+use anneal_ops::{Backend, BackendVisitor, with_backend};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+recipe_params! {
+    /// Parameters of `train-fft`.
+    pub struct TrainFftParams {}
+    learning_rate = 5e-5
+}
+
+/// The stage kind `train-fft`.
+#[derive(Debug)]
+pub struct TrainFft;
+
+const PORTS: &[Port] = &[
+    Port { name: "model", accepts: &[MODEL, CHECKPOINT], required: true, doc: "where training starts" },
+    Port { name: "tokens", accepts: &[TOKENS], required: true, doc: "its train split is learnt, its eval split measured" },
+];
+
+impl Stage for TrainFft {
+    fn kind(&self) -> &'static str {
+        "train-fft"
+    }
+    fn summary(&self) -> &'static str {
+        "fine-tunes every weight of a model; saves a checkpoint in f32"
+    }
+    /// 1: first.
+    fn version(&self) -> u32 {
+        1
+    }
+    fn params(&self) -> Vec<Param> {
+        TrainFftParams::params()
+    }
+    fn inputs(&self) -> &'static [Port] {
+        PORTS
+    }
+    fn output(&self, _: &Value) -> &'static str {
+        CHECKPOINT
+    }
+    fn isolated(&self) -> bool {
+        true
+    }
+    fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
+        let params: TrainFftParams = context.params()?;
+        with_backend(context.numerics, Work { context, params }).or_fail()?
+    }
+}
+
+struct Work<'a, 'c> {
+    context: &'a StageContext<'c>,
+    params: TrainFftParams,
+}
+
+impl BackendVisitor for Work<'_, '_> {
+    type Out = Result<(), Failure>;
+
+    fn visit<B: Backend>(self, device: B) -> Self::Out {
+        let Self { context, params } = self;
+        let base = &context.require("model")?.dir;
+        let config = LlamaConfig::read(&base.join("config.json"))?;
+        let tokens = &context.require("tokens")?.dir;
+        let train_set = split::require(tokens, Split::Train, &config)?;
+        let eval_set = split::optional(tokens, Split::Eval, &config)?;
+        let mut model = Model::read(device, &config, &WeightFiles::open(base)?, true)?;
+        context.metric("trainable_parameters", model.trainable_parameters().count() as f64);
+        let log = train(context, &mut model, &params.recipe(), &train_set, eval_set.as_ref())?;
+        let Parameters { names, refs } = model.base_parameters();
+        let parameters: BTreeMap<String, _> = names.into_iter().zip(refs).collect();
+        write_model(context.out, &config, FloatType::F32, MAX_SHARD, |name, _| {
+            let parameter = parameters.get(name);
+            parameter.map(|p| p.read()).ok_or_else(|| Failure::bug(format!("the model has no tensor `{name}`")))
+        })?;
+        copy_companions(base, context.out)?;
+        write_log(context.out, &log)
+    }
+}
