@@ -97,7 +97,11 @@ fn reader(mut file: File) -> std::io::Result<(Digest, u64)> {
             return Ok((Digest::from(hasher.finalize()), size));
         }
         size += filled as u64;
-        if filled < PIECE { hasher.update(&buffer[..filled]) } else { hasher.update_rayon(&buffer[..filled]) };
+        if filled < PIECE {
+            hasher.update(&buffer[..filled])
+        } else {
+            hasher.update_rayon(&buffer[..filled])
+        };
     }
 }
 

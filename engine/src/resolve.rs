@@ -46,8 +46,7 @@ impl Resolved {
 
 /// Looks up every stage, in the order of [`Pipeline::stages`].
 pub fn resolve(pipeline: &Pipeline, store: &Store) -> Vec<Resolved> {
-    let mut found: Vec<Resolved> =
-        pipeline.ids().map(|_| Resolved { keyed: None, status: Status::Unknown }).collect();
+    let mut found: Vec<Resolved> = pipeline.ids().map(|_| Resolved { keyed: None, status: Status::Unknown }).collect();
     for &id in pipeline.order() {
         let node = pipeline.node(id);
         let outputs: Option<Vec<Digest>> =

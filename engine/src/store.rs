@@ -185,7 +185,8 @@ impl Store {
         let mut swept = 0;
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let remove = |path: PathBuf| std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)).is_ok();
+            let remove =
+                |path: PathBuf| std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)).is_ok();
             let key = name.to_str().and_then(|name| name.get(..64)).and_then(|key| key.parse::<Digest>().ok());
             // A folder is made under the lease of its key, so a free lease means that its maker is gone.
             let lease = key.map(|key| leases.try_key(&key));

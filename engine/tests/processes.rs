@@ -1,5 +1,6 @@
 //! Workers, drivers and crashes: this program is test runner, driver and worker in one, told apart by its first
 //! argument, so that processes can be killed for real.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod fake;
 
 use anneal_engine::failpoint::POINTS;
@@ -110,7 +111,8 @@ fn failed(summary: &RunSummary) -> Failure {
 fn a_worker_publishes_measures_and_logs() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let pipeline = pipeline(dir, &[("a", "fake-worker", "x", "print", &[]), ("b", "fake-worker", "", "spike:96", &["a"])]);
+    let pipeline =
+        pipeline(dir, &[("a", "fake-worker", "x", "print", &[]), ("b", "fake-worker", "", "spike:96", &["a"])]);
     let (summary, _) = run_all(&pipeline, &options(dir));
     assert_eq!(summary.executed, 2, "{summary:?}");
     let record = summary.stages[1].record.clone().unwrap();

@@ -1,12 +1,13 @@
-//! The board: the state of every stage, and every change of it, each told as an event.
+//! The board: the state of every stage; what can be asked of it, and how all of it ends. Single changes are in `changes`.
 //!
 //! Unaware of threads, slots and channels; it decides nothing about when a stage runs.
+mod changes;
+
 use crate::event::{Event, Stamped};
 use crate::graph::{Node, Pipeline, StageId};
 use crate::hash::Stamp;
 use crate::key::{Digest, Keyed};
-use crate::resolve::{hash_sources, keyed, reasons};
-use crate::store::{FailureRow, Latest, Limits, Miss, Record, Store};
+use crate::store::{Latest, Limits, Record, Store};
 use crate::worker::{Live, stamped};
 use crate::{Failure, FailureClass, Source, StageInput};
 use std::collections::{BTreeSet, HashMap};
@@ -186,7 +187,9 @@ impl<'a> Board<'a> {
 
     /// Nothing runs, and nothing can begin.
     pub(super) fn idle(&self) -> bool {
-        self.running == 0 && self.hashing == 0 && self.wanted.is_empty() && (self.closed || self.ready.is_empty())
+        // Nobody waits for digests that nobody will use.
+        let nothing_to_come = self.closed || (self.hashing == 0 && self.ready.is_empty());
+        self.running == 0 && self.wanted.is_empty() && nothing_to_come
     }
 
     /// What a stage needs to execute, if it is still to be executed.
@@ -220,204 +223,10 @@ impl<'a> Board<'a> {
         self.states[id.index()] = State::Hashing;
     }
 
-    /// Computes the key of a stage and looks it up: done, known to fail, or to be executed.
-    pub(super) fn settle(&mut self, id: StageId, hashed: Option<Result<Sources, Failure>>) {
-        self.hashing -= usize::from(hashed.is_some());
-        if self.closed {
-            self.states[id.index()] = State::Blocked;
-            return;
-        }
-        let sources = match hashed.unwrap_or_else(|| hash_sources(self.node(id), &self.store)) {
-            Ok(sources) => sources,
-            Err(failure) => return self.fail(id, failure, 0.0),
-        };
-        let outputs: Vec<Digest> = self.node(id).inputs.iter().filter_map(|(_, from)| self.output(*from)).collect();
-        let keyed = keyed(self.pipeline, id, &outputs, &sources);
-        let key = keyed.key;
-        self.keys[id.index()] = Some(key);
-        if let Some(leader) = self.leaders.get(&key).copied() {
-            match &self.states[leader.index()] {
-                State::Done(record, _) => self.found(id, Arc::clone(record)),
-                State::Failed(failure) => self.fail(id, failure.clone(), 0.0),
-                _ => {
-                    self.followers.entry(leader).or_default().push(id);
-                    self.states[id.index()] = State::Following;
-                }
-            }
-            return;
-        }
-        let reasons = if self.forced.contains(&id) {
-            vec!["asked for with --force".to_owned()]
-        } else {
-            match self.look_up(id, key) {
-                None => return,
-                Some(miss) => reasons(&self.node(id).name, &keyed, &miss, &self.latest, &self.store),
-            }
-        };
-        let (seed, numerics) = (self.pipeline.seed, self.pipeline.numerics.clone());
-        self.leaders.insert(key, id);
-        self.wanted.insert(id);
-        let pending = Pending { keyed, sources, seed, numerics, reasons };
-        self.states[id.index()] = State::Wanted(Box::new(pending), false);
-    }
-
-    /// Looks a key up. If the store knows what comes of it, settles the stage and returns nothing.
-    fn look_up(&mut self, id: StageId, key: Digest) -> Option<Miss> {
-        match self.store.look_up(&key) {
-            Ok(record) => {
-                self.found(id, record);
-                None
-            }
-            Err(miss) => {
-                let Some(row) = self.store.failure(&key).filter(|row| row.is_final(&self.limits)) else {
-                    return Some(miss);
-                };
-                let name = &self.node(id).name;
-                let failure = Failure {
-                    message: format!("{} (from an earlier run; not tried again)", row.failure.message),
-                    hint: Some(format!("change a parameter, or try again with --force {name}")),
-                    ..row.failure
-                };
-                self.fail(id, failure, 0.0);
-                None
-            }
-        }
-    }
-
-    /// Looks up a stage whose lease was just taken; says whether that settled it.
-    pub(super) fn settle_again(&mut self, id: StageId) -> bool {
-        let Some(key) = self.keys[id.index()].filter(|_| !self.forced.contains(&id)) else { return false };
-        self.look_up(id, key).is_none()
-    }
-
     fn output(&self, id: StageId) -> Option<Digest> {
         match &self.states[id.index()] {
             State::Done(record, _) => Some(record.output),
             _ => None,
-        }
-    }
-
-    /// Another process holds its lease.
-    pub(super) fn waiting(&mut self, id: StageId) {
-        if let State::Wanted(pending, told @ false) = &mut self.states[id.index()] {
-            *told = true;
-            let key = pending.keyed.key.to_string();
-            self.tell(id, Event::StageWaiting { key });
-        }
-    }
-
-    /// A thread took it over.
-    pub(super) fn executing(&mut self, id: StageId, live: Live) {
-        let state = std::mem::replace(&mut self.states[id.index()], State::Blocked);
-        if let State::Wanted(pending, _) = state {
-            self.wanted.remove(&id);
-            self.running += 1;
-            self.states[id.index()] = State::Running(pending, live);
-        }
-    }
-
-    /// Its process has a number.
-    pub(super) fn started(&mut self, id: StageId, pid: u32) {
-        if let State::Running(pending, _) = &self.states[id.index()] {
-            let (key, reasons) = (pending.keyed.key.to_string(), pending.reasons.clone());
-            self.tell(id, Event::StageStarted { key, pid, reasons });
-        }
-    }
-
-    /// Its execution ended.
-    pub(super) fn ended(&mut self, id: StageId, ended: Ended) {
-        self.wanted.remove(&id);
-        let state = std::mem::replace(&mut self.states[id.index()], State::Blocked);
-        self.running -= usize::from(matches!(state, State::Running(..)));
-        let Ended { result, seconds, peak_mib, last_step } = ended;
-        match result {
-            Ok(record) => {
-                let (key, output) = (record.key.to_string(), record.output.to_string());
-                let (seconds, peak_mib, metrics) = (record.seconds, record.peak_mib, record.metrics.clone());
-                self.tell(id, Event::StageFinished { key, output, seconds, peak_mib, metrics });
-                self.complete(id, record, true);
-            }
-            Err((failure, log)) => {
-                if let (State::Running(pending, _) | State::Wanted(pending, _), false) =
-                    (state, failure.class == FailureClass::Interrupted)
-                {
-                    let node = self.node(id);
-                    let recorded = self.store.record_failure(&FailureRow {
-                        key: pending.keyed.key,
-                        stage: node.name.clone(),
-                        kind: node.kind.kind().to_owned(),
-                        failure: failure.clone(),
-                        seconds,
-                        peak_mib,
-                        last_step,
-                        log,
-                        time: crate::hash::now_nanos() as f64 / 1e9,
-                        limits: self.limits.clone(),
-                        document: pending.keyed.document,
-                    });
-                    self.warn(id, recorded);
-                }
-                self.fail(id, failure, seconds);
-            }
-        }
-    }
-
-    fn found(&mut self, id: StageId, record: Arc<Record>) {
-        self.wanted.remove(&id);
-        self.tell(id, Event::StageCached { key: record.key.to_string(), output: record.output.to_string() });
-        self.complete(id, record, false);
-    }
-
-    fn complete(&mut self, id: StageId, record: Arc<Record>, executed: bool) {
-        let linked = self.latest.link(&self.node(id).name, record.key, &record.output);
-        self.warn(id, linked);
-        self.states[id.index()] = State::Done(Arc::clone(&record), executed);
-        for follower in self.followers.remove(&id).unwrap_or_default() {
-            self.found(follower, Arc::clone(&record));
-        }
-        for next in self.pipeline.dependents(id) {
-            self.missing[next.index()] -= 1;
-            if self.missing[next.index()] == 0
-                && self.selected.contains(next)
-                && matches!(self.states[next.index()], State::Blocked)
-            {
-                self.states[next.index()] = State::Ready;
-                self.ready.insert(*next);
-            }
-        }
-    }
-
-    fn fail(&mut self, id: StageId, failure: Failure, seconds: f64) {
-        self.wanted.remove(&id);
-        self.tell(id, Event::StageFailed { failure: failure.clone(), seconds });
-        self.states[id.index()] = State::Failed(failure.clone());
-        for follower in self.followers.remove(&id).unwrap_or_default() {
-            self.fail(follower, failure.clone(), 0.0);
-        }
-        if failure.class == FailureClass::Interrupted {
-            return;
-        }
-        let because = self.node(id).name.clone();
-        let mut queue = self.pipeline.dependents(id).to_vec();
-        while let Some(next) = queue.pop() {
-            if self.selected.contains(&next) && matches!(self.states[next.index()], State::Blocked) {
-                self.skip(next, &because);
-                queue.extend(self.pipeline.dependents(next));
-            }
-        }
-        self.first_failed.get_or_insert(because);
-    }
-
-    fn skip(&mut self, id: StageId, because: &str) {
-        self.tell(id, Event::StageSkipped { because: because.to_owned() });
-        self.states[id.index()] = State::Skipped(because.to_owned());
-    }
-
-    /// Trouble that costs a convenience, told once.
-    fn warn(&mut self, id: StageId, result: Result<(), Failure>) {
-        if let (Err(failure), false) = (result, self.warned) {
-            self.warned = true;
-            self.tell(id, Event::Note { warning: true, message: failure.to_string() });
         }
     }
 

@@ -51,7 +51,8 @@ impl Index {
     /// Reads the index of a store, and mends it first if it must be mended.
     pub(super) fn open(base: &Path) -> (Self, Loaded) {
         let path = base.join("index");
-        let mut loaded = std::fs::read(&path).map_or_else(|_| Loaded { torn: true, ..Loaded::default() }, |b| parse(&b));
+        let mut loaded =
+            std::fs::read(&path).map_or_else(|_| Loaded { torn: true, ..Loaded::default() }, |b| parse(&b));
         if loaded.torn {
             rebuild(base, &mut loaded);
         }

@@ -68,7 +68,8 @@ pub(super) fn tail(path: &Path) -> Vec<String> {
     if let Ok(mut file) = std::fs::File::open(path) {
         let length = file.metadata().map_or(0, |meta| meta.len());
         // Enough for any backtrace; a log may hold gigabytes.
-        let read = file.seek(SeekFrom::Start(length.saturating_sub(64 << 10))).and_then(|_| file.read_to_end(&mut bytes));
+        let read =
+            file.seek(SeekFrom::Start(length.saturating_sub(64 << 10))).and_then(|_| file.read_to_end(&mut bytes));
         if read.is_err() {
             return Vec::new();
         }

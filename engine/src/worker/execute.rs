@@ -19,7 +19,8 @@ pub(crate) fn execute(
 ) -> Result<Arc<Record>, Failure> {
     let checkpoints = store.checkpoints(&job.key);
     std::fs::create_dir_all(&checkpoints).map_err(|e| Failure::io("create", &checkpoints, &e))?;
-    let sources: Vec<(Source, String)> = job.sources.iter().map(|(s, _, digest)| (s.clone(), digest.to_string())).collect();
+    let sources: Vec<(Source, String)> =
+        job.sources.iter().map(|(s, _, digest)| (s.clone(), digest.to_string())).collect();
     let mut context = StageContext {
         name: &job.stage,
         params: &job.params,

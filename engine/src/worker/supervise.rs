@@ -1,12 +1,12 @@
 //! The driver's side of a worker process: starts it, passes its events on, waits for its end and says what came of it.
 use super::evidence::{Evidence, classify, tail, telling};
 use super::{Job, WorkerCommand};
+use crate::Failure;
 use crate::event::{Event, Stamped};
 use crate::lease::Lease;
 use crate::memory::oom_kills;
 use crate::stop::Stop;
 use crate::store::{Record, Store};
-use crate::Failure;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -87,7 +87,8 @@ pub(crate) fn supervise(
         return Ok(record);
     }
     let log = tail(setting.log);
-    let status = status.map_err(|e| (Failure::bug(format!("cannot wait for worker {pid}: {e}")), telling(log.clone())))?;
+    let status =
+        status.map_err(|e| (Failure::bug(format!("cannot wait for worker {pid}: {e}")), telling(log.clone())))?;
     let oom_kill = kills.zip(oom_kills()).is_some_and(|(before, after)| after > before);
     let evidence = Evidence { status, log: &log, oom_kill, stopped: setting.stop.requested() };
     Err((classify(&job.stage, &evidence), telling(log)))

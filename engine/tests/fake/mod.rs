@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Writes its inputs' texts and its own to `result.txt`, and its name to a log outside; `act` says what else it does.
-pub struct Fake {
+pub(crate) struct Fake {
     kind: &'static str,
     isolated: bool,
 }
@@ -132,7 +132,7 @@ fn steps(context: &StageContext<'_>, total: u64) -> Result<(), Failure> {
 }
 
 /// `fake` runs in the driver, `fake-worker` in a process of its own.
-pub fn registry() -> Registry {
+pub(crate) fn registry() -> Registry {
     Registry::new(vec![
         Box::new(Fake { kind: "fake", isolated: false }),
         Box::new(Fake { kind: "fake-worker", isolated: true }),
@@ -140,10 +140,10 @@ pub fn registry() -> Registry {
 }
 
 /// A stage: name, kind, text, act, inputs.
-pub type Spec<'a> = (&'a str, &'a str, &'a str, &'a str, &'a [&'a str]);
+pub(crate) type Spec<'a> = (&'a str, &'a str, &'a str, &'a str, &'a [&'a str]);
 
 /// A pipeline of fake stages whose executions are logged in `dir/log`.
-pub fn pipeline(dir: &Path, specs: &[Spec<'_>]) -> Pipeline {
+pub(crate) fn pipeline(dir: &Path, specs: &[Spec<'_>]) -> Pipeline {
     let registry = registry();
     let node = |(name, kind, text, act, inputs): &Spec<'_>| {
         let kind = registry.get(kind).unwrap();
@@ -174,7 +174,7 @@ pub fn pipeline(dir: &Path, specs: &[Spec<'_>]) -> Pipeline {
 }
 
 /// Options for a folder: its `outputs`, workers from this program.
-pub fn options(dir: &Path) -> Options {
+pub(crate) fn options(dir: &Path) -> Options {
     Options {
         outputs: dir.join("outputs"),
         jobs: None,
@@ -187,14 +187,14 @@ pub fn options(dir: &Path) -> Options {
 }
 
 /// Runs, and returns the events too.
-pub fn run_all(pipeline: &Pipeline, options: &Options) -> (RunSummary, Vec<Stamped>) {
+pub(crate) fn run_all(pipeline: &Pipeline, options: &Options) -> (RunSummary, Vec<Stamped>) {
     let events = Mutex::new(Vec::new());
     let summary = run(pipeline, options, &|event| events.lock().unwrap().push(event.clone())).unwrap();
     (summary, events.into_inner().unwrap())
 }
 
 /// The lines of the log of executions, sorted.
-pub fn log(dir: &Path) -> Vec<String> {
+pub(crate) fn log(dir: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(dir.join("log")).unwrap_or_default();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.sort();
@@ -203,7 +203,7 @@ pub fn log(dir: &Path) -> Vec<String> {
 
 /// Checks everything visible in a store, with no code of the engine: every record has its artifact, every artifact has
 /// exactly the bytes that its name promises. Returns the number of records.
-pub fn walk(outputs: &Path) -> usize {
+pub(crate) fn walk(outputs: &Path) -> usize {
     let base = outputs.join("objects-v1");
     let entries = |name: &str| -> Vec<PathBuf> {
         std::fs::read_dir(base.join(name)).map_or(Vec::new(), |list| list.map(|e| e.unwrap().path()).collect())

@@ -11,6 +11,7 @@ use crate::OpError;
 use crate::adamw::AdamwKernel;
 use crate::add::AddKernel;
 use crate::attention::AttentionKernel;
+use crate::cpu::allocator::keep_freed_memory;
 use crate::cross_entropy::CrossEntropyKernel;
 use crate::embedding::EmbeddingKernel;
 use crate::grad_norm::GradNormKernel;
@@ -104,9 +105,14 @@ pub fn backend_names() -> &'static [&'static str] {
 }
 
 /// Opens the backend called `name` and runs `visitor` on it. Any other name is an error that lists those there are.
+///
+/// Opening the CPU also tells the process's allocator to keep freed buffers for the next step.
 pub fn with_backend<V: BackendVisitor>(name: &str, visitor: V) -> Result<V::Out, OpError> {
     match name {
-        "cpu-f32" => Ok(visitor.visit(Cpu::default())),
+        "cpu-f32" => {
+            keep_freed_memory();
+            Ok(visitor.visit(Cpu::default()))
+        }
         _ => Err(OpError::UnknownBackend { name: name.to_string(), available: backend_names().join(", ") }),
     }
 }

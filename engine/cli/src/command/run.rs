@@ -64,7 +64,8 @@ fn names(pipeline: &Pipeline, option: &str, names: &[String]) -> Result<BTreeSet
     for name in names {
         let Some(id) = pipeline.find(name) else {
             let known: Vec<&str> = pipeline.stages.iter().map(|node| node.name.as_str()).collect();
-            let failure = Failure::user(format!("{option} {name}: there is no such stage in {}", pipeline.manifest.display()));
+            let failure =
+                Failure::user(format!("{option} {name}: there is no such stage in {}", pipeline.manifest.display()));
             return Err(Error::Usage(failure.hint(format!("the stages are: {}", known.join(", ")))));
         };
         found.insert(id.0);

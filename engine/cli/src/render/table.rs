@@ -1,12 +1,13 @@
 //! The report's tables, for a terminal or for Markdown; as a page in `html`.
 //!
 //! Unaware of where values come from.
+#[cfg_attr(not(test), expect(dead_code, reason = "`anneal report --html` needs its option in `args`"))]
 pub(crate) mod html;
 #[cfg(test)]
 mod tests;
 
 use anneal_engine::report::{Report, StageState};
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle, presets};
 
 /// For whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,7 @@ pub(crate) enum Look {
     /// A terminal.
     Text,
     /// A page that somebody renders.
+    #[cfg_attr(not(test), expect(dead_code, reason = "`anneal report --markdown` needs its option in `args`"))]
     Markdown,
 }
 
@@ -73,7 +75,8 @@ fn draw(head: Vec<String>, rows: Vec<Vec<String>>, numbers: usize, look: Look) -
     };
     let mut table = Table::new();
     table.load_style(match look {
-        Look::Text => presets::UTF8_HORIZONTAL_ONLY,
+        // One line below the titles; more would only be noise.
+        Look::Text => TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')),
         Look::Markdown => presets::ASCII_MARKDOWN,
     });
     let right = |(i, text): (usize, &String)| {

@@ -2,6 +2,7 @@
 //!
 //! Everything here works on plain f32 slices. Unaware of tapes and of what the numbers mean.
 
+pub(crate) mod allocator;
 pub(crate) mod build;
 pub(crate) mod gemm;
 pub(crate) mod lanes;

@@ -25,10 +25,10 @@ const HELD: usize = 8 << 20;
 const PIECE: usize = 1024;
 const SHORT: usize = 64;
 
-/// Labelled rows of a chunk: enough that reading the whole head for them pays, few enough that logits stay small.
-/// Depends on the vocabulary only.
+/// Labelled rows of a chunk: enough that reading the whole head for them pays, few enough that logits stay small, a
+/// multiple of gemm's largest tile (64). Depends on the vocabulary only.
 fn chunk_rows(vocabulary: usize) -> usize {
-    (HELD / vocabulary.max(1)).clamp(64, 256) / 16 * 16
+    (HELD / vocabulary.max(1)).clamp(64, 256) / 64 * 64
 }
 
 simd_fn! {

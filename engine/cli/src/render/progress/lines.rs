@@ -1,8 +1,8 @@
 //! Events as lines for people, thinned: a run of a thousand steps is about twenty lines.
 //!
 //! Unaware of terminals.
-use anneal_engine::Event;
 use anneal_engine::event::{Stamped, Step};
+use anneal_engine::{Event, FailureClass};
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -56,6 +56,10 @@ impl Lines {
             Event::StageFinished { seconds, peak_mib, .. } => {
                 let peak = peak_mib.map(|mib| format!(", peak {mib:.0} MiB")).unwrap_or_default();
                 format!("done in {}{peak}", duration(*seconds))
+            }
+            // Not a failure: somebody asked for it, and the summary says how to go on.
+            Event::StageFailed { failure, .. } if failure.class == FailureClass::Interrupted => {
+                format!("stopped: {}", failure.message)
             }
             Event::StageFailed { failure, .. } => {
                 let mut text = format!("failed, {}: {}", failure.class, failure.message);

@@ -47,12 +47,29 @@ fn step(step: u64, loss: f64) -> Step {
 
 #[test]
 fn a_terminal_sees_two_tables() {
-    insta::assert_snapshot!(both(&example(), Look::Text), @"");
+    insta::assert_snapshot!(both(&example(), Look::Text), @r"
+     result     train loss   peak MiB      EM   state
+    ────────────────────────────────────────────────────────────────
+     base                -          -    0.00   done
+     lora|<i>       0.3134     58,204   41.25   done
+     fft                 -          -       -   skipped, big failed
+
+     stage   kind         state                           seconds   peak MiB            key         output
+    ───────────────────────────────────────────────────────────────────────────────────────────────────────
+     lora    train-lora   done                               12.3      567.8   abababababab   cdcdcdcdcdcd
+     big     train-lora   failed, out of memory: killed         -          -              -              -
+    ");
 }
 
 #[test]
 fn markdown_keeps_text_text() {
-    insta::assert_snapshot!(results(&example(), Look::Markdown), @"");
+    insta::assert_snapshot!(results(&example(), Look::Markdown), @r"
+    | result      | train loss | peak MiB |    EM | state               |
+    |-------------|------------|----------|-------|---------------------|
+    | base        |          - |        - |  0.00 | done                |
+    | lora\|\<i\> |     0.3134 |   58,204 | 41.25 | done                |
+    | fft         |          - |        - |     - | skipped, big failed |
+    ");
 }
 
 #[test]
@@ -77,5 +94,5 @@ fn a_page_is_whole_and_escaped() {
     }
     let curve = page.split("class=\"curve\" d=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
     assert!(curve.matches('L').count() <= 641, "a curve is thinned");
-    insta::assert_snapshot!(curve.split('L').take(3).collect::<Vec<_>>().join("L"), @"");
+    insta::assert_snapshot!(curve.split('L').take(3).collect::<Vec<_>>().join("L"), @"M56.0 28.0L57.1 191.3L58.1 209.4");
 }
