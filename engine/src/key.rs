@@ -1,6 +1,6 @@
 //! Action keys: the digest of everything that decides a stage's output, and the document that says what went in.
 //!
-//! One walk ([`walk`]) feeds both the hasher and the document, so that an explanation cannot disagree with its key.
+//! One walk (`walk`) feeds both the hasher and the document, so that an explanation cannot disagree with its key.
 //! Unaware of paths, names of stages, times, devices and of what is cached.
 mod changes;
 mod sink;

@@ -160,6 +160,12 @@ pub(crate) struct Report {
     /// Write JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Write Markdown tables.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) markdown: bool,
+    /// Also write a page with the tables and the loss curves to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -6,12 +6,7 @@ use dfdx::tensor::{CopySlice, Tensor, TensorFromVec};
 use crate::OpError;
 use crate::backend::{Act, Backend, Matrix, Memory, Vector, Weight};
 
-fn elem_from<B: Backend>(
-    dev: &B,
-    values: Vec<f32>,
-    rows: usize,
-    cols: usize,
-) -> Result<Tensor<(usize, usize), B::Elem, B>, OpError> {
+fn elem_from<B: Backend>(dev: &B, values: Vec<f32>, rows: usize, cols: usize) -> Result<Act<B>, OpError> {
     check("tensor from vec", values.len(), rows, cols)?;
     TensorFromVec::<B::Elem>::try_tensor_from_vec(dev, B::elems_from_f32(values), (rows, cols)).map_err(OpError::device)
 }
@@ -30,12 +25,7 @@ pub fn act_from_vec<B: Backend>(dev: &B, values: Vec<f32>, rows: usize, width: u
 }
 
 /// A big weight `[out, inputs]` from host values, rounded to the device's dtype.
-pub fn weight_from_vec<B: Backend>(
-    dev: &B,
-    values: Vec<f32>,
-    out: usize,
-    inputs: usize,
-) -> Result<Weight<B>, OpError> {
+pub fn weight_from_vec<B: Backend>(dev: &B, values: Vec<f32>, out: usize, inputs: usize) -> Result<Weight<B>, OpError> {
     elem_from(dev, values, out, inputs)
 }
 

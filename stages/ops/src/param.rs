@@ -5,10 +5,10 @@
 use dfdx::shapes::{HasShape, Shape};
 use dfdx::tensor::{CopySlice, Tensor};
 
+use crate::OpError;
 use crate::backend::{Backend, Matrix, Vector, Weight};
 use crate::host;
 use crate::tape::Grads;
-use crate::OpError;
 
 /// A borrowed parameter. Writing copies the storage if another tensor (or a tape) still shares it: drop the tape first.
 pub enum ParamRef<'a, B: Backend> {

@@ -50,8 +50,7 @@ impl<B: Backend> Record<B> for NoneTape {
     fn record(&mut self, _: impl FnOnce(&mut Grads<B>) -> Result<(), OpError> + 'static) {}
 }
 
-type StockNode<B> =
-    Box<dyn FnOnce(&mut Gradients<<B as crate::Memory>::Elem, B>) -> Result<(), <B as HasErr>::Err>>;
+type StockNode<B> = Box<dyn FnOnce(&mut Gradients<<B as crate::Memory>::Elem, B>) -> Result<(), <B as HasErr>::Err>>;
 type OwnNode<B> = Box<dyn FnOnce(&mut Grads<B>) -> Result<(), OpError>>;
 
 enum Node<B: Backend> {
@@ -194,6 +193,28 @@ mod tests {
         grads.acts.get_or_alloc_mut(&x).unwrap()[0] = 5.0;
         assert_eq!(tape.backward(&mut grads).unwrap_err().to_string(), "test: no");
         assert_eq!(grads.acts.get_or_alloc_mut(&x).unwrap()[0], 0.0);
+    }
+
+    #[test]
+    fn an_activations_gradient_is_freed_as_soon_as_it_is_used() {
+        let dev = Cpu::default();
+        let act = || act_from_vec(&dev, vec![1.0; 4], 2, 2).unwrap();
+        let (first, mut tape) =
+            add(act().put_tape(OpTape::default()), act().put_tape(OpTape::default())).unwrap().split_tape();
+        let second = add(first.clone().put_tape(OpTape::default()), act().put_tape(OpTape::default())).unwrap();
+        let (ghost, lengths) = (second.ghost(), std::rc::Rc::new(std::cell::RefCell::new(Vec::new())));
+        let seen = lengths.clone();
+        // Made after both, so it runs before them; the next one is merged in between.
+        let (second, second_tape) = second.split_tape();
+        let mut nodes = second_tape.nodes;
+        let check: OwnNode<Cpu> = Box::new(move |grads| {
+            seen.borrow_mut().push(grads.acts.get_or_alloc_mut(&ghost).map_err(OpError::device)?.len());
+            Ok(())
+        });
+        nodes.insert(0, (nodes[0].0, Node::Own(check)));
+        tape.nodes.append(&mut nodes);
+        backward(second.put_tape(tape), &[1.0; 4], &mut Grads::default());
+        assert_eq!(*lengths.borrow(), [0], "after its node has run, nothing of the gradient is left");
     }
 
     #[test]

@@ -96,9 +96,7 @@ impl Grad {
 pub(crate) fn backward<B: Backend>(out: Act<B, OpTape<B>>, d: &[f32], grads: &mut Grads<B>) {
     let (out, mut tape) = out.split_tape();
     let (d, dev) = (d.to_vec(), out.device().clone());
-    tape.record(move |grads| {
-        dev.write_buffer(grads.acts.get_or_alloc_mut(&out).map_err(OpError::device)?, &d)
-    });
+    tape.record(move |grads| dev.write_buffer(grads.acts.get_or_alloc_mut(&out).map_err(OpError::device)?, &d));
     tape.backward(grads).unwrap();
 }
 

@@ -202,7 +202,7 @@ impl<B: Backend> Run<'_, '_, B> {
     }
 
     /// Results and measurements for the record.
-    fn report(&self) {
+    fn report(&mut self) {
         let losses: Vec<f64> = self.log.iter().filter_map(|row| row.loss).collect();
         // The mean over the last tenth: one window's loss says little about a run.
         let tail = &losses[losses.len() - losses.len().div_ceil(10)..];
@@ -212,6 +212,9 @@ impl<B: Backend> Run<'_, '_, B> {
         }
         self.context.metric("train_steps", self.schedule.total_steps as f64);
         self.context.metric("train_seconds", self.seconds);
+        let windows = (0..self.schedule.total_steps).flat_map(|step| self.order.window(step)).flatten();
+        let tokens: usize = windows.map(|example| self.train.example(example as usize).0.len()).sum();
+        self.context.metric("tokens_per_second", tokens as f64 / self.seconds.max(1e-9));
     }
 }
 

@@ -1,7 +1,6 @@
 //! The report's tables, for a terminal or for Markdown; as a page in `html`.
 //!
 //! Unaware of where values come from.
-#[cfg_attr(not(test), expect(dead_code, reason = "`anneal report --html` needs its option in `args`"))]
 pub(crate) mod html;
 #[cfg(test)]
 mod tests;
@@ -15,7 +14,6 @@ pub(crate) enum Look {
     /// A terminal.
     Text,
     /// A page that somebody renders.
-    #[cfg_attr(not(test), expect(dead_code, reason = "`anneal report --markdown` needs its option in `args`"))]
     Markdown,
 }
 

@@ -68,13 +68,8 @@ pub(super) fn part(inputs: Inputs, heads: Heads, segment: Segment, head: usize) 
         gather(&mut k, inputs.k, rows.clone(), kv_width, kv_at, dim);
         gather(&mut v, inputs.v, rows, kv_width, kv_at, dim);
     }
-    let mut part = Part {
-        segment,
-        head,
-        q: vec![0.0; segment.len * dim],
-        k: vec![0.0; keys * dim],
-        v: vec![0.0; keys * dim],
-    };
+    let mut part =
+        Part { segment, head, q: vec![0.0; segment.len * dim], k: vec![0.0; keys * dim], v: vec![0.0; keys * dim] };
     let mut p = vec![0.0; ROWS.min(segment.len) * keys];
     let mut d_p = vec![0.0; ROWS.min(segment.len) * keys];
     for first in (0..segment.len).step_by(ROWS) {

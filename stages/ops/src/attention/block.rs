@@ -1,9 +1,12 @@
-//! A block of query rows against the keys it sees, all heads, forward: the unit of work on the CPU.
+//! A block of query rows, for some or all heads, against the keys it sees, forward: the unit of work on the CPU.
 //!
 //! Unaware of tensors, segments and caches: it gets spans of keys and values.
 
+use std::ops::Range;
+
 use crate::attention::Heads;
 use crate::cpu::gemm::{Mat, On, gemm};
+use crate::cpu::lanes::Lanes;
 use crate::cpu::simd::{self, LANES, dot_body, fma, simd_fn};
 
 /// Query rows of a block. Scores of one head take `ROWS * keys` floats of scratch.
@@ -22,23 +25,35 @@ pub(super) struct Span<'a> {
 
 /// A block of queries: `q` holds its rows, of which row i sees the first `seen + i` keys of the spans together.
 pub(super) struct Block<'a> {
+    /// `[rows, heads.len() * head_dim]`.
     pub(super) q: &'a [f32],
+    /// Which query heads the rows hold.
+    pub(super) heads: Range<usize>,
     pub(super) spans: [Span<'a>; 2],
     pub(super) seen: usize,
 }
 
-/// Writes the block's rows of the output and of the log-sum-exp.
+/// Writes the block's rows of the output (laid out as `q`) and of the log-sum-exp `[rows, heads.len()]`.
 pub(super) fn forward(block: &Block, heads: Heads, out: &mut [f32], lse: &mut [f32]) {
-    let rows = block.q.len() / heads.q_width();
+    let rows = block.q.len() / (block.heads.len() * heads.head_dim);
     let mut scores = vec![0.0; rows * (block.seen + rows - 1)];
-    for head in 0..heads.n_heads {
-        one_head(block, heads, head, rows, &mut scores, out, lse);
+    for index in 0..block.heads.len() {
+        one_head(block, heads, index, rows, &mut scores, out, lse);
     }
 }
 
-fn one_head(block: &Block, heads: Heads, head: usize, rows: usize, scores: &mut [f32], out: &mut [f32], lse: &mut [f32]) {
-    let (dim, q_width, kv_width) = (heads.head_dim, heads.q_width(), heads.kv_width());
-    let (q_at, kv_at) = (head * dim, head / heads.group() * dim);
+/// The head at `index` of the block's.
+fn one_head(
+    block: &Block,
+    heads: Heads,
+    index: usize,
+    rows: usize,
+    scores: &mut [f32],
+    out: &mut [f32],
+    lse: &mut [f32],
+) {
+    let (dim, q_width, kv_width) = (heads.head_dim, block.heads.len() * heads.head_dim, heads.kv_width());
+    let (q_at, kv_at) = (index * dim, (block.heads.start + index) / heads.group() * dim);
     let keys = block.seen + rows - 1;
     let mut column = 0;
     for span in block.spans.iter().filter(|span| span.rows > 0) {
@@ -49,7 +64,8 @@ fn one_head(block: &Block, heads: Heads, head: usize, rows: usize, scores: &mut 
                 dots(&mut scores[column..column + span.rows], q, k, kv_width, heads.scale());
             }
         } else {
-            let (q, k) = (Mat::strided(&block.q[q_at..], rows, dim, q_width), Mat::strided(k, span.rows, dim, kv_width));
+            let (q, k) =
+                (Mat::strided(&block.q[q_at..], rows, dim, q_width), Mat::strided(k, span.rows, dim, kv_width));
             gemm(&mut scores[column..], keys, false, heads.scale(), q, k.t(), On::Here);
         }
         column += span.rows;
@@ -59,7 +75,7 @@ fn one_head(block: &Block, heads: Heads, head: usize, rows: usize, scores: &mut 
         let largest = simd::max(seen);
         let sum = simd::exp_shifted(seen, largest);
         hidden.fill(0.0);
-        lse[row * heads.n_heads + head] = largest + sum.ln();
+        lse[row * block.heads.len() + index] = largest + sum.ln();
         // Dividing here, not the output after, keeps the probabilities what backward computes them to be.
         simd::scale(seen, 1.0 / sum);
     }
@@ -88,26 +104,39 @@ simd_fn! {
     }
 }
 
+/// The first `N` registers' worth of `weighted`.
+#[inline(always)]
+fn weighted_lanes<L: Lanes, const N: usize>(out: &mut [f32], p: &[f32], v: &[f32], step: usize, add: bool) {
+    let mut sums = [L::splat(0.0); N];
+    for (j, p) in p.iter().enumerate() {
+        let p = L::splat(*p);
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = p.fma(L::load(&v[j * step + i * LANES..]), *sum);
+        }
+    }
+    for (out, sum) in out.chunks_exact_mut(LANES).zip(sums) {
+        out.copy_from_slice(&if add { L::load(out).add(sum) } else { sum }.array());
+    }
+}
+
 simd_fn! {
     /// `out = sum_j p[j] v[j]`, or `+=` if `add`; rows of `v` `step` apart, in order.
     fn weighted(out: &mut [f32], p: &[f32], v: &[f32], step: usize, add: bool) {
         let mut at = 0;
-        let mut chunks = out.chunks_exact_mut(LANES);
-        for out in &mut chunks {
-            let mut sums = L::splat(0.0);
-            for (j, p) in p.iter().enumerate() {
-                sums = L::splat(*p).fma(L::load(&v[j * step + at..]), sums);
-            }
-            out.copy_from_slice(&if add { L::load(out).add(sums) } else { sums }.array());
+        while at + 4 * LANES <= out.len() {
+            weighted_lanes::<L, 4>(&mut out[at..], p, &v[at..], step, add);
+            at += 4 * LANES;
+        }
+        while at + LANES <= out.len() {
+            weighted_lanes::<L, 1>(&mut out[at..], p, &v[at..], step, add);
             at += LANES;
         }
-        for out in chunks.into_remainder() {
+        for (out, at) in out[at..].iter_mut().zip(at..) {
             let mut sum = 0.0;
             for (j, p) in p.iter().enumerate() {
                 sum = fma::<FMA>(*p, v[j * step + at], sum);
             }
             *out = if add { *out + sum } else { sum };
-            at += 1;
         }
     }
 }

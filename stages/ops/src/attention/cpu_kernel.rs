@@ -70,6 +70,7 @@ impl AttentionKernel for Cpu {
                 let from = (segment.start + first) * q_width;
                 let block = Block {
                     q: &q[from..from + rows * q_width],
+                    heads: 0..heads.n_heads,
                     spans: [span(prefix.start, prefix.len()), span(segment.start, first + rows)],
                     seen: prefix.len() + first + 1,
                 };
@@ -145,15 +146,19 @@ impl AttentionKernel for Cpu {
         }
         let mut out = vec![0.0; rows * q_width];
         let mut lse = vec![0.0; rows * heads.n_heads];
-        let lses = lse.chunks_mut(ROWS * heads.n_heads);
-        let outs = out.chunks_mut(ROWS * q_width);
+        // A block of rows with all heads; or, of a single row, the heads that share keys, so that threads have work.
+        let (each, per_row) = if rows == 1 { (heads.group(), heads.n_kv_heads) } else { (ROWS * heads.n_heads, 1) };
+        let (lses, outs) = (lse.chunks_mut(each), out.chunks_mut(each * heads.head_dim));
         let mut work = Vec::new();
-        for (i, ((q, out), lse)) in q.chunks(ROWS * q_width).zip(outs).zip(lses).enumerate() {
-            let (seen, rows) = (len + i * ROWS + 1, q.len() / q_width);
+        for (i, ((q, out), lse)) in q.chunks(each * heads.head_dim).zip(outs).zip(lses).enumerate() {
+            let (first, head) = if per_row == 1 { (i * ROWS, 0) } else { (0, i * each) };
+            let block_heads = head..head + heads.n_heads / per_row;
+            let rows = q.len() / (block_heads.len() * heads.head_dim);
+            let seen = len + first + 1;
             let visible = (seen + rows - 1) * heads.kv_width();
             let span = Span { k: &cache.k[..visible], v: &cache.v[..visible], rows: seen + rows - 1 };
             let none = Span { k: &[], v: &[], rows: 0 };
-            work.push((Block { q, spans: [none, span], seen }, out, lse));
+            work.push((Block { q, heads: block_heads, spans: [none, span], seen }, out, lse));
         }
         run(work, heads, rows * (len + rows) * q_width);
         self.try_tensor_from_vec(out, (rows, q_width)).map_err(OpError::device)

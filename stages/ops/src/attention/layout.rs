@@ -91,13 +91,13 @@ impl Layout {
             return Err(OpError::argument("layout", "cu_seqlens must begin with 0"));
         }
         if let Some(pair) = cu_seqlens.windows(2).find(|pair| pair[0] >= pair[1]) {
-            return Err(OpError::argument("layout", format!("cu_seqlens does not rise from {} to {}", pair[0], pair[1])));
+            return Err(OpError::argument(
+                "layout",
+                format!("cu_seqlens does not rise from {} to {}", pair[0], pair[1]),
+            ));
         }
-        let segment = |pair: &[u32]| Segment {
-            start: pair[0] as usize,
-            len: (pair[1] - pair[0]) as usize,
-            prefix: None,
-        };
+        let segment =
+            |pair: &[u32]| Segment { start: pair[0] as usize, len: (pair[1] - pair[0]) as usize, prefix: None };
         Self::new(cu_seqlens.windows(2).map(segment).collect())
     }
 

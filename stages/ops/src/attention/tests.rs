@@ -66,7 +66,8 @@ fn prefixed() -> Layout {
         len,
         prefix: prefix.map(|(start, len)| Prefix { start, len }),
     };
-    let segments = vec![segment(0, 5, None), segment(5, 2, Some((0, 5))), segment(7, 7, Some((1, 3))), segment(14, 1, None)];
+    let segments =
+        vec![segment(0, 5, None), segment(5, 2, Some((0, 5))), segment(7, 7, Some((1, 3))), segment(14, 1, None)];
     Layout::new(segments).unwrap()
 }
 
@@ -169,7 +170,9 @@ fn feed<B: Backend>(dev: &B, case: &Case, cache: &mut LayerCache<B>, rows: std::
         act_from_vec(dev, values[rows.start * width..rows.end * width].to_vec(), rows.len(), width).unwrap()
     };
     let (q, kv) = (case.heads.q_width(), case.heads.kv_width());
-    act_to_vec::<B, _>(&cached_attention(act(&case.q, q), act(&case.k, kv), act(&case.v, kv), case.heads, cache).unwrap())
+    act_to_vec::<B, _>(
+        &cached_attention(act(&case.q, q), act(&case.k, kv), act(&case.v, kv), case.heads, cache).unwrap(),
+    )
 }
 
 fn check_cache<B: Backend>(dev: B) {

@@ -8,11 +8,7 @@ use super::threads::for_rows;
 ///
 /// # Safety
 /// `fill` must initialise every element of every piece that it is given.
-pub(crate) unsafe fn rows(
-    rows: usize,
-    width: usize,
-    fill: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync,
-) -> Vec<f32> {
+pub(crate) unsafe fn rows(rows: usize, width: usize, fill: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync) -> Vec<f32> {
     // SAFETY: one call covers all of the buffer with `for_rows`' pieces, each of which `fill` initialises.
     unsafe { whole(rows * width, |all| for_rows(all, width, fill)) }
 }

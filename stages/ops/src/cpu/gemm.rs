@@ -81,24 +81,24 @@ unsafe fn run(dst: *mut f32, dst_step: usize, add: bool, scale: f32, a: Mat, b: 
     // overlap `dst`, which is borrowed mutably or new.
     unsafe {
         gemm::gemm(
-            a.rows,                // m
-            b.cols,                // n
-            a.cols,                // k
-            dst,                   //
-            1,                     // dst column stride
-            dst_step as isize,     // dst row stride
-            add,                   // read dst
-            a.data.as_ptr(),       //
-            a.col_step as isize,   //
-            a.row_step as isize,   //
-            b.data.as_ptr(),       //
-            b.col_step as isize,   //
-            b.row_step as isize,   //
-            alpha,                 // factor of dst
-            scale,                 // factor of the product
-            false,                 // no conjugates: the numbers are real
-            false,                 //
-            false,                 //
+            a.rows,              // m
+            b.cols,              // n
+            a.cols,              // k
+            dst,                 //
+            1,                   // dst column stride
+            dst_step as isize,   // dst row stride
+            add,                 // read dst
+            a.data.as_ptr(),     //
+            a.col_step as isize, //
+            a.row_step as isize, //
+            b.data.as_ptr(),     //
+            b.col_step as isize, //
+            b.row_step as isize, //
+            alpha,               // factor of dst
+            scale,               // factor of the product
+            false,               // no conjugates: the numbers are real
+            false,               //
+            false,               //
             parallelism,
         );
     }

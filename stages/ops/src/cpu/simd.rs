@@ -100,7 +100,7 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
     let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
     let k = shifted - ROUND;
-    let r = fma::<FMA>(k, -0.693_359_375, x);
+    let r = fma::<FMA>(k, -0.693_359_4, x);
     let r = fma::<FMA>(k, 2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4;
     p = fma::<FMA>(p, r, 1.398_199_9e-3);

@@ -11,4 +11,3 @@ pub fn embedding<T: Tape<f32, Cpu>>(ids: &[u32], weight: Tensor<(usize, usize), 
     let len = ids.len();
     weight.gather(dev.tensor_from_vec(ids, (len,)))
 }
-

@@ -54,7 +54,12 @@ impl LinearKernel for Cpu {
         Ok((self.try_tensor_from_vec(y, (rows, outs)).map_err(OpError::device)?, saved))
     }
 
-    fn linear_branch_gradient(&self, lora: &Lora<Self>, d: &Buffer<Self>, rows: usize) -> Result<Matrix<Self>, OpError> {
+    fn linear_branch_gradient(
+        &self,
+        lora: &Lora<Self>,
+        d: &Buffer<Self>,
+        rows: usize,
+    ) -> Result<Matrix<Self>, OpError> {
         let &(outs, r) = lora.b.shape();
         expect_len(OP, d.len(), rows * outs)?;
         let b = slice::matrix(OP, &lora.b)?;
@@ -91,7 +96,12 @@ impl LinearKernel for Cpu {
         Ok(())
     }
 
-    fn linear_backward_weight(&self, x: &Act<Self>, d: &Buffer<Self>, d_weight: &mut Buffer<Self>) -> Result<(), OpError> {
+    fn linear_backward_weight(
+        &self,
+        x: &Act<Self>,
+        d: &Buffer<Self>,
+        d_weight: &mut Buffer<Self>,
+    ) -> Result<(), OpError> {
         let &(rows, width) = x.shape();
         let Some(outs) = d_weight.len().checked_div(width) else { return Ok(()) };
         expect_len(OP, d.len(), rows * outs)?;

@@ -18,7 +18,13 @@ const PIECE: usize = 64 * 1024;
 /// Dot products of `R` rows of `x` with `O` rows of `weight`, to `out[o * count + r]`. Each is summed over one register
 /// of partial sums in order, so that it does not depend on which others it is computed with.
 #[inline(always)]
-fn tile<L: Lanes, const O: usize, const R: usize>(out: &mut [f32], count: usize, x: &[f32], weight: &[f32], width: usize) {
+fn tile<L: Lanes, const O: usize, const R: usize>(
+    out: &mut [f32],
+    count: usize,
+    x: &[f32],
+    weight: &[f32],
+    width: usize,
+) {
     let mut sums = [[L::splat(0.0); R]; O];
     let whole = width / LANES * LANES;
     let x: [&[f32]; R] = std::array::from_fn(|r| &x[r * width..][..width]);

@@ -99,7 +99,12 @@ pub trait LinearKernel: Sized {
     where
         Self: Memory;
     /// `d_W += d^T x`.
-    fn linear_backward_weight(&self, x: &Act<Self>, d: &Buffer<Self>, d_weight: &mut Buffer<Self>) -> Result<(), OpError>
+    fn linear_backward_weight(
+        &self,
+        x: &Act<Self>,
+        d: &Buffer<Self>,
+        d_weight: &mut Buffer<Self>,
+    ) -> Result<(), OpError>
     where
         Self: Memory;
     /// `d_bias += sum of the rows of d`, in order.

@@ -106,7 +106,7 @@ pub fn rope<B: Backend, T: Record<B>>(
     if head_dim != 2 * half {
         return Err(OpError::shape("rope", ("head_dim", head_dim), ("table", table.cos.shape())));
     }
-    if head_dim == 0 || x.shape().1 % head_dim != 0 {
+    if head_dim == 0 || !x.shape().1.is_multiple_of(head_dim) {
         return Err(OpError::shape("rope", ("x", x.shape()), ("head_dim", head_dim)));
     }
     if positions.len() != x.shape().0 {
