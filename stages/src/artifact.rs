@@ -5,7 +5,7 @@
 //! | `model` | a Hugging Face folder: `config.json`, weights, tokenizer and template files |
 //! | `checkpoint` | the same in f32 as training left it, and `trainer_log.jsonl` |
 //! | `adapter` | a PEFT folder, and `trainer_log.jsonl` if it was trained here |
-//! | `dataset` | `train.json` and `eval.json` in the data set's own format |
+//! | `dataset` | `train.json` and `eval.json` as TAT-QA has them, or `train.jsonl` and `eval.jsonl` of instruction rows |
 //! | `tokens` | token ids, labels and examples of each split (`data::token_set`) |
 //! | `answers` | `answers.jsonl`, one object a question |
 //! | `scores` | `scores.json`, `per_question.jsonl`, `predictions.json` |

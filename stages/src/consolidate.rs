@@ -3,17 +3,18 @@
 //!
 //! W + scaling * B A is computed in f32 and then rounded once, a tensor at a time. Unaware of devices.
 use crate::artifact::{ADAPTER, CHECKPOINT, MODEL, copy_companions};
-use crate::llama::adapter::{Adapter, LoraWeights};
-use crate::llama::save::{MAX_SHARD, write_model};
+use crate::llama::adapter::Adapter;
+use crate::llama::save::{write_config, write_weights};
+use crate::llama::weights::tensor_shapes;
 use crate::llama::{LlamaConfig, WeightFiles};
-use crate::tensor_file::FloatType;
+use crate::tensor_file::{FloatType, OutTensor};
 use anneal_engine::{Failure, Param, ParamSet, Port, Stage, StageContext};
 use serde_json::Value;
 
 anneal_engine::choices! {
     /// Dtype of the merged weights.
     pub enum Dtype {
-        /// That of the base's config.json.
+        /// That of each of the base's tensors; what an adapter does not change keeps its very bytes.
         Same = "same",
         /// 4 bytes a parameter.
         Float32 = "float32",
@@ -21,6 +22,18 @@ anneal_engine::choices! {
         Bfloat16 = "bfloat16",
         /// 2 bytes a parameter, a smaller range.
         Float16 = "float16",
+    }
+}
+
+impl Dtype {
+    /// The one dtype of all tensors; `None` for each its own.
+    fn float_type(self) -> Option<FloatType> {
+        match self {
+            Self::Same => None,
+            Self::Float32 => Some(FloatType::F32),
+            Self::Bfloat16 => Some(FloatType::Bf16),
+            Self::Float16 => Some(FloatType::F16),
+        }
     }
 }
 
@@ -50,9 +63,9 @@ impl Stage for Consolidate {
     fn summary(&self) -> &'static str {
         "makes one Hugging Face folder of a base and an adapter, or of a training checkpoint"
     }
-    /// 1: first.
+    /// 1: first. 2: `same` is each tensor's own dtype, not that of config.json; shards may be larger than 5 GB.
     fn version(&self) -> u32 {
-        1
+        2
     }
     fn params(&self) -> Vec<Param> {
         ConsolidateParams::params()
@@ -74,45 +87,43 @@ impl Stage for Consolidate {
         let files = WeightFiles::open(base)?;
         files.check(&config)?;
         let adapter = context.input("adapter").map(|input| Adapter::read(&input.dir, &config)).transpose()?;
-        let dtype = match params.dtype {
-            Dtype::Same => config.dtype().unwrap_or(FloatType::F32),
-            Dtype::Float32 => FloatType::F32,
-            Dtype::Bfloat16 => FloatType::Bf16,
-            Dtype::Float16 => FloatType::F16,
-        };
+        let dtype = params.dtype.float_type();
         let mut merged = 0;
-        write_model(context.out, &config, dtype, params.max_shard_bytes.min(MAX_SHARD), |name, shape| {
-            let Some(adapter) = &adapter else { return files.read_f32(name, shape) };
-            let mut values = match adapter.saved.get(name) {
-                Some((values, _)) => values.clone(),
-                None => files.read_f32(name, shape)?,
+        let tensor = |name: &str, shape: &[usize]| {
+            let saved = adapter.as_ref().and_then(|adapter| adapter.saved.get(name));
+            let update = adapter.as_ref().and_then(|adapter| adapter.modules.get(name.strip_suffix(".weight")?));
+            let (stored, bytes) = files.stored(name)?;
+            let target = match dtype {
+                Some(dtype) => dtype,
+                // What nothing changes keeps its very bytes.
+                None if saved.is_none() && update.is_none() => return Ok(OutTensor::raw(stored, shape, bytes.to_vec())),
+                None => FloatType::of(stored).unwrap_or(FloatType::F32),
             };
-            if let Some(lora) = name.strip_suffix(".weight").and_then(|module| adapter.modules.get(module)) {
-                merge(&mut values, lora);
+            let mut values = saved.map_or_else(|| files.read_f32(name, shape), |(values, _)| Ok(values.clone()))?;
+            if let Some(update) = update {
+                update.merge(&mut values);
                 merged += 1;
             }
-            Ok(values)
-        })?;
+            Ok(OutTensor::floats(&values, shape, target))
+        };
+        let size = |name: &str, shape: &[usize]| match dtype {
+            Some(dtype) => dtype.size() * shape.iter().product::<usize>(),
+            None => files.stored(name).map_or(0, |(_, bytes)| bytes.len()),
+        };
+        write_config(context.out, &config, dtype)?;
+        write_weights(context.out, &config, params.max_shard_bytes, size, tensor)?;
         // A merge that forgets modules gives a model that looks fine and answers worse: count them.
         let expected = adapter.as_ref().map_or(0, |adapter| adapter.modules.len());
         if merged != expected {
             return Err(Failure::bug(format!("merged {merged} of {expected} updates")));
         }
         copy_companions(base, context.out)?;
-        context.note(format!("{} tensors as {}, {merged} updates merged", crate::llama::weights::tensor_shapes(&config).len(), dtype.torch_name()));
+        let left = files.surplus(&config);
+        if !left.is_empty() {
+            context.note(format!("left out, no part of this model: {}", left.join(", ")));
+        }
+        let as_dtype = dtype.map_or("in their own dtype".to_owned(), |dtype| format!("as {}", dtype.torch_name()));
+        context.note(format!("{} tensors {as_dtype}, {merged} updates merged", tensor_shapes(&config).len()));
         Ok(())
     }
-}
-
-/// W += scaling * B A, row by row: W is [out, in], B [out, r], A [r, in].
-fn merge(weight: &mut [f32], lora: &LoraWeights) {
-    use rayon::prelude::*;
-    let input = lora.a.len() / lora.rank;
-    weight.par_chunks_mut(input).zip(lora.b.par_chunks(lora.rank)).for_each(|(row, b)| {
-        let mut update = vec![0.0_f32; input];
-        for (b, a) in b.iter().zip(lora.a.chunks(input)) {
-            update.iter_mut().zip(a).for_each(|(update, a)| *update += b * a);
-        }
-        row.iter_mut().zip(update).for_each(|(w, update)| *w += lora.scaling * update);
-    });
 }

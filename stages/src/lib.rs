@@ -9,6 +9,7 @@ pub mod consolidate;
 pub mod data;
 pub mod evaluate;
 mod failure;
+pub mod gguf;
 pub mod infer;
 pub mod llama;
 pub mod load;

@@ -1,11 +1,14 @@
 //! Stage `load`: brings a model, an adapter or a data set into the store.
 //!
-//! What exists is checked and linked by content, never copied: weights stay where they are. `init` makes a new model:
-//! random weights, and a tokenizer trained on the data set. Unaware of training.
+//! What exists is checked and linked by content, never copied: weights stay where they are. Only a GGUF file is turned
+//! into a folder, since no other stage reads its blocks. `init` makes a new model: random weights, and a tokenizer
+//! trained on the data set. Unaware of training.
 mod existing;
 mod fresh;
+mod gguf;
 
 use crate::artifact::{ADAPTER, COMPANIONS, DATASET, MODEL};
+use crate::gguf::is_gguf;
 use crate::llama::{adapter, weights};
 use anneal_engine::stage::Problem;
 use anneal_engine::{Failure, Param, ParamSet, Port, Source, Stage, StageContext};
@@ -17,6 +20,8 @@ anneal_engine::choices! {
     pub enum DatasetFormat {
         /// TAT-QA's JSON: contexts of a table and paragraphs, with questions; the official files unchanged.
         TatQa = "tat-qa",
+        /// JSON lines of `instruction`, `input`, `output`, or of `messages` with several turns.
+        Instruct = "instruct",
     }
 }
 
@@ -35,7 +40,7 @@ anneal_engine::params! {
 anneal_engine::params! {
     /// Parameters of `load`; exactly one of `model`, `adapter`, `dataset` and `init`.
     pub struct LoadParams {
-        /// A Hugging Face folder with a Llama-family model.
+        /// A Hugging Face folder with a Llama-family model, or a GGUF file of one.
         model: Option<PathBuf>, memory "none here; the weights are mapped where they lie";
         /// A PEFT folder with a LoRA adapter.
         adapter: Option<PathBuf>;
@@ -139,6 +144,10 @@ impl Stage for Load {
         let mut problems = Vec::new();
         for (way, config) in [("model", "config.json"), ("adapter", adapter::CONFIG)] {
             let Some(dir) = path(&[way]) else { continue };
+            if way == "model" && is_gguf(&dir) && dir.is_file() {
+                sources.push(Source { name: gguf::SOURCE.to_owned(), path: dir });
+                continue;
+            }
             match folder_sources(way, &dir, config) {
                 Ok(found) => sources.extend(found),
                 Err(message) => problems.push(missing(&[way], message)),
@@ -159,9 +168,10 @@ impl Stage for Load {
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
         let params: LoadParams = context.params()?;
         match (params.model, params.adapter, params.dataset, params.init) {
+            (Some(_), ..) if context.sources_of(gguf::SOURCE).next().is_some() => gguf::model(context),
             (Some(_), ..) => existing::model(context),
             (_, Some(_), ..) => existing::adapter(context),
-            (_, _, Some(_), _) => existing::dataset(context),
+            (_, _, Some(dataset), _) => existing::dataset(context, dataset.format),
             (.., Some(init)) => fresh::model(context, &init),
             _ => Err(Failure::bug("`load` has nothing to load")),
         }
@@ -180,7 +190,12 @@ fn missing(at: &[&str], message: String) -> Problem {
 /// The files of a model's or an adapter's folder that are read, in a fixed order.
 fn folder_sources(way: &str, dir: &Path, config: &str) -> Result<Vec<Source>, String> {
     if !dir.is_dir() {
-        let what = if dir.exists() { "is a file, expected a folder" } else { "there is no such folder" };
+        let what = match (dir.exists(), way) {
+            (true, "model") => "is a file, expected a folder or a .gguf file",
+            (true, _) => "is a file, expected a folder",
+            (false, _) if is_gguf(dir) => "there is no such file",
+            (false, _) => "there is no such folder",
+        };
         return Err(format!("{}: {what}", dir.display()));
     }
     let mut names = vec![config.to_owned()];

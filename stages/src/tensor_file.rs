@@ -129,6 +129,16 @@ pub enum FloatType {
 }
 
 impl FloatType {
+    /// The one that a file's dtype names; `None` for integers and for widths that are not written here.
+    pub fn of(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::F32 => Some(Self::F32),
+            Dtype::BF16 => Some(Self::Bf16),
+            Dtype::F16 => Some(Self::F16),
+            _ => None,
+        }
+    }
+
     /// transformers' name for `config.json`.
     pub fn torch_name(self) -> &'static str {
         match self {

@@ -4,10 +4,11 @@
 //! lengths and drops. Unaware of training.
 use crate::artifact::{CHECKPOINT, DATASET, MODEL, TOKENS};
 use crate::data::chat::ChatChoice;
+use crate::data::dataset::Rows;
 use crate::data::encode::{Options, encode_split, summarize};
+use crate::data::encode_turns::{encode_rows, summarize_rows};
 use crate::data::encoder::Encoder;
 use crate::data::prompt::{PromptTemplate, ResponseForm};
-use crate::data::tatqa;
 use crate::data::token_set::{Split, TokenSet};
 use crate::failure::OrFail;
 use crate::llama::LlamaConfig;
@@ -19,16 +20,16 @@ use std::path::Path;
 anneal_engine::params! {
     /// Parameters of `tokenize`.
     pub struct TokenizeParams {
-        /// What the model is asked.
+        /// What the model is asked; TAT-QA only, an instruction row says it itself.
         template: PromptTemplate = "tat-qa";
-        /// What it is taught to answer.
+        /// What it is taught to answer; TAT-QA only.
         response: ResponseForm = "tat-qa";
         /// How system prompt, question and answer become one text.
         chat: ChatChoice = "model";
-        /// The system prompt; empty for none.
+        /// The system prompt; empty for none. An instruction row's own comes first.
         system: String = "You are a financial assistant. Always provide accurate and reliable information to the best of your abilities";
         /// Longest example, answer included. Where it is longer, trailing text paragraphs are left out; never the
-        /// table, the question or the answer.
+        /// table, the question or the answer. Of an instruction row nothing is left out: it is an error.
         max_length: usize = 4096, in 8..=1048576, unit "tokens", memory "a step's activations grow linearly with the examples' lengths; no padding is stored";
     }
 }
@@ -82,36 +83,34 @@ impl Stage for Tokenize {
         let options =
             Options { template, response, system, max_length: max_length.min(config.max_position_embeddings) };
         let dataset = &context.require("dataset")?.dir;
-        let train = encode(context, &encoder, dataset, Split::Train, &options)?;
-        let eval = encode(context, &encoder, dataset, Split::Eval, &options)?;
+        let (train, train_rows) = encode(context, &encoder, dataset, Split::Train, &options)?.unzip();
+        let (eval, eval_rows) = encode(context, &encoder, dataset, Split::Eval, &options)?.unzip();
+        let summarize = if train_rows.or(eval_rows) == Some(true) { summarize_rows } else { summarize };
         summarize(&encoder, &options, train.as_ref(), eval.as_ref()).write(context.out).or_fail()
     }
 }
 
-/// Encodes and writes one split, if the data set has it.
+/// Encodes and writes one split, if the data set has it; says also whether it holds instruction rows.
 fn encode(
     context: &StageContext<'_>,
     encoder: &Encoder,
     dataset: &Path,
     split: Split,
     options: &Options,
-) -> Result<Option<TokenSet>, Failure> {
-    let path = dataset.join(format!("{}.json", split.name()));
-    if !path.exists() {
-        return Ok(None);
-    }
-    let set = encode_split(encoder, &tatqa::read(&path).or_fail()?, options).or_fail()?;
+) -> Result<Option<(TokenSet, bool)>, Failure> {
+    let (set, rows) = match Rows::read(dataset, split).or_fail()? {
+        None => return Ok(None),
+        Some(Rows::TatQa(contexts)) => (encode_split(encoder, &contexts, options).or_fail()?, false),
+        Some(Rows::Instruct(rows)) => (encode_rows(encoder, &rows, options).or_fail()?, true),
+    };
     set.write(context.out, split).or_fail()?;
     let labelled = set.labelled.iter().map(|label| usize::from(*label)).sum::<usize>();
     let dropped: usize = set.examples.iter().map(|example| example.dropped).sum();
-    context.note(format!(
-        "{}: {} examples, {} tokens, {labelled} of them labelled, {dropped} paragraphs left out for max_length",
-        split.name(),
-        set.len(),
-        set.ids.len()
-    ));
+    let note =
+        format!("{}: {} examples, {} tokens, {labelled} of them labelled", split.name(), set.len(), set.ids.len());
+    context.note(if rows { note } else { format!("{note}, {dropped} paragraphs left out for max_length") });
     for (name, value) in [("examples", set.len()), ("tokens", set.ids.len()), ("labelled_tokens", labelled)] {
         context.metric(&format!("{}_{name}", split.name()), value as f64);
     }
-    Ok(Some(set))
+    Ok(Some((set, rows)))
 }

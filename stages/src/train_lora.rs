@@ -48,9 +48,9 @@ impl Stage for TrainLora {
     fn summary(&self) -> &'static str {
         "fine-tunes a low-rank update of a frozen model; saves a PEFT adapter"
     }
-    /// 1: first.
+    /// 1: first. 2: the adapter's configuration names the PEFT release whose format it has.
     fn version(&self) -> u32 {
-        1
+        2
     }
     fn params(&self) -> Vec<Param> {
         TrainLoraParams::params()
@@ -98,7 +98,15 @@ impl BackendVisitor for Work<'_, '_> {
         let train_set = split::require(tokens, Split::Train, &config)?;
         let eval_set = split::optional(tokens, Split::Eval, &config)?;
         let mut adapter = match context.input("adapter") {
-            Some(adapter) => Adapter::read(&adapter.dir, &config)?,
+            Some(adapter) => {
+                let adapter = Adapter::read(&adapter.dir, &config)?;
+                let frozen: Vec<&str> = adapter.outside_layers().map(|(module, _)| module.as_str()).collect();
+                let frozen = [frozen, adapter.saved.keys().map(String::as_str).collect()].concat().join(", ");
+                if !frozen.is_empty() {
+                    context.warn(format!("only updates of linear modules are trained; {frozen} stay as they came"));
+                }
+                adapter
+            }
             None => {
                 let lora = AdapterConfig::lora(params.rank, params.alpha, params.dropout, params.rslora);
                 Adapter::fresh(&config, lora, &params.target_modules, context.seed)?

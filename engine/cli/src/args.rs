@@ -51,6 +51,9 @@ pub(crate) enum Command {
     /// Score predictions with the official TAT-QA metric.
     #[command(after_help = after("  anneal score --gold data/tatqa/dev.json --predictions predictions.json\n  anneal score --gold dev.json --predictions predictions.json --json"))]
     Score(Score),
+    /// Turn a model in GGUF form into a Hugging Face folder; nothing of the file is lost.
+    #[command(after_help = after("  anneal convert SmolLM2-135M-Instruct.Q4_1.gguf smollm2"))]
+    Convert(Convert),
     /// List the stage kinds, or explain one: its inputs and parameters with default, unit and effect on memory.
     #[command(after_help = after("  anneal stages\n  anneal stages train-lora"))]
     Stages(Stages),
@@ -177,6 +180,19 @@ pub(crate) struct Score {
     #[arg(long, value_name = "FILE")]
     pub(crate) predictions: PathBuf,
     /// Write JSON at full precision.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    /// The model, a GGUF file with its tokenizer.
+    #[arg(value_name = "FILE.gguf")]
+    pub(crate) file: PathBuf,
+    /// The folder to write; it must be absent or empty.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Write JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

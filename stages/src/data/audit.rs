@@ -1,5 +1,7 @@
 //! The label audit: what must hold of every example before a model may learn from it. Unaware of data sets.
 
+use std::ops::Range;
+
 use super::encoder::{Encoded, Encoder};
 
 /// How often the BOS must stand in an example: as often as the template and tokenizer put it around empty turns.
@@ -18,7 +20,23 @@ pub(super) fn audit(
     prompt_bytes: usize,
     response: &str,
 ) -> Result<(), String> {
-    let labelled = &example.ids[example.labels.clone()];
+    check_bos(encoder, bos, &example.ids)?;
+    audit_labels(encoder, &example.ids, example.labels.clone(), text, prompt_bytes, response)
+}
+
+/// Checks that the labelled ids are `response` and its end token, which begin at byte `prompt_bytes` of `text`.
+///
+/// # Errors
+/// What is wrong and what to do next.
+pub(super) fn audit_labels(
+    encoder: &Encoder,
+    ids: &[u32],
+    labels: Range<usize>,
+    text: &str,
+    prompt_bytes: usize,
+    response: &str,
+) -> Result<(), String> {
+    let labelled = &ids[labels];
     let end = encoder.end;
     if labelled.len() < 2 || labelled.last() != Some(&end) {
         return Err("no token of its answer is labelled; its response is empty".to_owned());
@@ -26,7 +44,6 @@ pub(super) fn audit(
     if let Some(pad) = encoder.pad.filter(|&pad| pad != end && labelled.contains(&pad)) {
         return Err(format!("its answer holds the padding token (id {pad}); padding must not be learnt"));
     }
-    check_bos(encoder, bos, &example.ids)?;
 
     // What the template made of the response, up to and with its end token (which plain text has only as an id).
     let after = text.get(prompt_bytes..).unwrap_or("");
@@ -47,7 +64,11 @@ pub(super) fn audit(
     Ok(())
 }
 
-fn check_bos(encoder: &Encoder, Bos(expected): Bos, ids: &[u32]) -> Result<(), String> {
+/// Checks that the BOS stands where and as often as it should.
+///
+/// # Errors
+/// What is wrong and what to do next.
+pub(super) fn check_bos(encoder: &Encoder, Bos(expected): Bos, ids: &[u32]) -> Result<(), String> {
     let Some(bos) = encoder.bos else { return Ok(()) };
     let found = ids.iter().filter(|&&id| id == bos).count();
     if found != expected {

@@ -46,6 +46,38 @@ const LLAMA3: &str = "{{ '<|begin_of_text|>' }}{% for message in messages %}{{ '
     '<|end_header_id|>\\n\\n' + message.content|trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}\
     {{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
 
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Sets the scene, at most once, first.
+    System,
+    /// Asks.
+    User,
+    /// Answers; this is what is learnt.
+    Assistant,
+}
+
+impl Role {
+    /// Its name in templates and in data.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn<'a> {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said.
+    pub content: &'a str,
+}
+
 /// A compiled chat template, or none.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -139,7 +171,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`DataError::ChatTemplate`] if the template refuses the conversation.
     pub fn prompt(&self, system: &str, user: &str) -> Result<String, DataError> {
-        self.render(system, user, None)
+        self.render(&one_turn(system, user, None), true)
     }
 
     /// The text of the whole conversation. Plain text ends with the answer: its end token has no text of its own.
@@ -147,25 +179,27 @@ impl ChatTemplate {
     /// # Errors
     /// [`DataError::ChatTemplate`] if the template refuses the conversation.
     pub fn conversation(&self, system: &str, user: &str, assistant: &str) -> Result<String, DataError> {
-        self.render(system, user, Some(assistant))
+        self.render(&one_turn(system, user, Some(assistant)), false)
     }
 
-    fn render(&self, system: &str, user: &str, assistant: Option<&str>) -> Result<String, DataError> {
+    /// The text of these turns; with `generation` up to where the assistant's next turn begins.
+    ///
+    /// # Errors
+    /// [`DataError::ChatTemplate`] if the template refuses the conversation; plain text has no form for several turns.
+    pub fn render(&self, turns: &[Turn<'_>], generation: bool) -> Result<String, DataError> {
         if self.source.is_none() {
-            let gap = if system.is_empty() { "" } else { "\n\n" };
-            return Ok(format!("{system}{gap}{user}\n{}", assistant.unwrap_or("")));
+            return plain(turns).ok_or_else(|| DataError::ChatTemplate {
+                name: self.name.clone(),
+                problem: "plain text has no form for a conversation of several turns".to_owned(),
+                hint: "choose chat = \"chatml\", \"llama-2\" or \"llama-3\", or give each turn a row of its own",
+            });
         }
-        let turn = |role: &str, content: &str| context! { role, content };
-        let mut messages = Vec::with_capacity(3);
-        if !system.is_empty() {
-            messages.push(turn("system", system));
-        }
-        messages.push(turn("user", user));
-        messages.extend(assistant.map(|content| turn("assistant", content)));
+        let messages: Vec<Value> =
+            turns.iter().map(|turn| context! { role => turn.role.name(), content => turn.content }).collect();
         let text = |token: &Option<String>| token.clone().unwrap_or_default();
         let variables = context! {
             messages,
-            add_generation_prompt => assistant.is_none(),
+            add_generation_prompt => generation,
             bos_token => text(&self.special.bos),
             eos_token => text(&self.special.eos),
             pad_token => text(&self.special.pad),
@@ -179,6 +213,27 @@ impl ChatTemplate {
             problem: chain(&error),
             hint: "if it refuses a system turn, set system = \"\"; otherwise choose a built-in template",
         })
+    }
+}
+
+/// A question with its answer, if it has one. An empty `system` is no system turn.
+fn one_turn<'a>(system: &'a str, user: &'a str, assistant: Option<&'a str>) -> Vec<Turn<'a>> {
+    let turn = |role, content| Turn { role, content };
+    let system = (!system.is_empty()).then(|| turn(Role::System, system));
+    let answer = assistant.map(|content| turn(Role::Assistant, content));
+    system.into_iter().chain([turn(Role::User, user)]).chain(answer).collect()
+}
+
+/// Plain text: the system prompt, the question, a line break, the answer; `None` for more than that.
+fn plain(turns: &[Turn<'_>]) -> Option<String> {
+    let (system, rest) = match turns {
+        [Turn { role: Role::System, content }, rest @ ..] => (format!("{content}\n\n"), rest),
+        rest => (String::new(), rest),
+    };
+    match rest {
+        [user] => Some(format!("{system}{}\n", user.content)),
+        [user, answer] => Some(format!("{system}{}\n{}", user.content, answer.content)),
+        _ => None,
     }
 }
 

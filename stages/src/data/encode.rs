@@ -13,7 +13,7 @@ use super::tatqa::{Context, Question};
 use super::token_set::{Example, TokenSet};
 
 /// How many offending questions an error names.
-const NAMED: usize = 3;
+pub(super) const NAMED: usize = 3;
 
 /// How examples are rendered and limited.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,12 +169,13 @@ fn add(set: &mut TokenSet, context: usize, question: &Question, fitted: Fitted) 
         uid: question.uid.clone(),
         context,
         answer: question.answer.clone(),
-        answer_type: question.answer_type,
-        answer_from: question.answer_from,
+        answer_type: Some(question.answer_type),
+        answer_from: Some(question.answer_from),
         scale: question.scale.clone(),
         question: question.question.clone(),
         prompt: fitted.prompt,
         dropped: fitted.dropped,
+        turns: 1,
     };
     let Encoded { ids, prompt_length, labels } = fitted.encoded;
     set.push(&ids, prompt_length, labels, example);
@@ -187,7 +188,7 @@ fn too_long(long: &[(&str, usize, usize)], questions: usize, max_length: usize) 
     Some(DataError::TooLong { count: long.len(), questions, max_length, first: first.join(", "), needed })
 }
 
-fn failed_audits(mut audits: Vec<(String, String)>, questions: usize) -> Option<DataError> {
+pub(super) fn failed_audits(mut audits: Vec<(String, String)>, questions: usize) -> Option<DataError> {
     if audits.len() < 2 {
         return audits.pop().map(|(uid, problem)| DataError::Audit { uid, problem });
     }
@@ -199,8 +200,8 @@ fn failed_audits(mut audits: Vec<(String, String)>, questions: usize) -> Option<
 #[must_use]
 pub fn summarize(encoder: &Encoder, options: &Options, train: Option<&TokenSet>, eval: Option<&TokenSet>) -> Summary {
     Summary {
-        template: options.template,
-        response: options.response,
+        template: Some(options.template),
+        response: Some(options.response),
         chat: encoder.chat().name().to_owned(),
         system: options.system.clone(),
         template_hash: template_hash(encoder, options),
@@ -223,6 +224,11 @@ pub fn template_hash(encoder: &Encoder, options: &Options) -> String {
         &options.system,
         &encoder.end_text,
     ];
+    hash_texts(&texts)
+}
+
+/// BLAKE3, in hexadecimal, of texts with their lengths.
+pub(super) fn hash_texts(texts: &[&str]) -> String {
     let mut hasher = blake3::Hasher::new();
     for text in texts {
         hasher.update(&(text.len() as u64).to_le_bytes());

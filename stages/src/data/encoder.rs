@@ -187,7 +187,7 @@ impl Encoder {
         Ok(Encoded { ids, prompt_length, labels: prompt_length..prompt_length + end + 1 })
     }
 
-    fn tokens_after(&self, boundary: usize, text: &str) -> Result<Vec<u32>, String> {
+    pub(super) fn tokens_after(&self, boundary: usize, text: &str) -> Result<Vec<u32>, String> {
         let encoding = self.tokenizer.encode(text, self.add_special).map_err(|error| error.to_string())?;
         let mut rest = Vec::new();
         for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {

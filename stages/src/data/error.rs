@@ -113,6 +113,33 @@ pub enum DataError {
         /// The smallest `max_length` that fits every question.
         needed: usize,
     },
+    /// A row of instruction data that is no conversation.
+    #[error("{path}:{line}: {problem}")]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong and what to do next.
+        problem: String,
+    },
+    /// Conversations that do not fit `max_length`.
+    #[error(
+        "{count} of {rows} rows are longer than max_length = {max_length} tokens (nothing of a row is ever cut off): \
+         {first}; set max_length to at least {needed}, or remove these rows"
+    )]
+    TooLongRows {
+        /// How many do not fit.
+        count: usize,
+        /// Of how many.
+        rows: usize,
+        /// The limit in force.
+        max_length: usize,
+        /// The first few: "uid (n tokens)".
+        first: String,
+        /// The smallest `max_length` that fits every row.
+        needed: usize,
+    },
     /// A file of a tokens artifact that is truncated or contradicts itself.
     #[error("{path}: {problem}; the artifact is damaged: remove it from the store and run the tokenize stage again")]
     TokenSet {

@@ -1,14 +1,18 @@
 //! Data: questions in, token ids out, answers back. Each file knows only those named before it:
 //! `error`, `number`, `tatqa` (reading), `prompt` (text), `token_set` and `summary` (files), `special` and `chat`
-//! (templates), `shared_prefix`, `encoder`, `audit` and `encode` (ids and labels), `bpe` (a tokenizer of one's own).
+//! (templates), `instruct` and `dataset` (reading the other format, and either), `shared_prefix`, `encoder`, `turns`,
+//! `audit`, `encode` and `encode_turns` (ids and labels), `bpe` (a tokenizer of one's own).
 //! Unaware of the engine, of tensors and of the stages that join these parts.
 
 mod audit;
 pub mod bpe;
 pub mod chat;
+pub mod dataset;
 pub mod encode;
+pub mod encode_turns;
 pub mod encoder;
 pub mod error;
+pub mod instruct;
 pub mod number;
 pub mod prompt;
 mod shared_prefix;
@@ -16,6 +20,7 @@ pub mod special;
 pub mod summary;
 pub mod tatqa;
 pub mod token_set;
+mod turns;
 
 pub use error::DataError;
 

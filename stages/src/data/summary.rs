@@ -15,10 +15,12 @@ const FILE: &str = "summary.json";
 /// How the examples were made, and figures of each split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// The prompt template.
-    pub template: PromptTemplate,
-    /// The response form.
-    pub response: ResponseForm,
+    /// The prompt template; instruction rows have none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub template: Option<PromptTemplate>,
+    /// The response form; instruction rows have none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub response: Option<ResponseForm>,
     /// The chat template's name.
     pub chat: String,
     /// The system prompt, "" for none.
@@ -138,12 +140,13 @@ mod tests {
                 uid: sid.to_string(),
                 context: sid / 4,
                 answer: Answer::Text("x".to_owned()),
-                answer_type: AnswerType::Count,
-                answer_from: AnswerFrom::Text,
+                answer_type: Some(AnswerType::Count),
+                answer_from: Some(AnswerFrom::Text),
                 scale: String::new(),
                 question: String::new(),
                 prompt: String::new(),
                 dropped: usize::from(sid > 7) * 2,
+                turns: 1,
             };
             set.push(&vec![7; sid + 3], 1, 1..3, example);
         }
@@ -164,8 +167,8 @@ mod tests {
     fn round_trips_and_refuses_damage() {
         let dir = tempfile::tempdir().unwrap();
         let summary = Summary {
-            template: PromptTemplate::Brief,
-            response: ResponseForm::Plain,
+            template: Some(PromptTemplate::Brief),
+            response: Some(ResponseForm::Plain),
             chat: "chatml".to_owned(),
             system: String::new(),
             template_hash: "00".to_owned(),

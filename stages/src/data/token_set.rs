@@ -4,12 +4,14 @@
 //!
 //! ```text
 //! train.tokens.safetensors   ids U32 [total], labelled U8 [total], cu_seqlens I64 [examples+1], prompt_lengths U32 [examples]
-//! train.examples.jsonl       sid, uid, context, answer, answer_type, answer_from, scale, question, prompt, dropped
+//! train.examples.jsonl       sid, uid, context, answer, scale, question, prompt, dropped; of TAT-QA also answer_type and
+//!                            answer_from; of conversations with more than one answer also turns
 //! eval.*                     the same
 //! summary.json               see `summary`
 //! ```
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -56,10 +58,12 @@ pub struct Example {
     pub context: usize,
     /// The gold answer.
     pub answer: Answer,
-    /// How the answer is made.
-    pub answer_type: AnswerType,
-    /// Where it is found.
-    pub answer_from: AnswerFrom,
+    /// How the answer is made; only TAT-QA knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_type: Option<AnswerType>,
+    /// Where it is found; only TAT-QA knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_from: Option<AnswerFrom>,
     /// "", "thousand", "million", "billion" or "percent".
     pub scale: String,
     /// The question's text.
@@ -68,6 +72,18 @@ pub struct Example {
     pub prompt: String,
     /// How many text paragraphs were left out to fit `max_length`.
     pub dropped: usize,
+    /// How many assistant turns it has; all but the last stand, labelled, in the prompt.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub turns: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(turns: &usize) -> bool {
+    *turns == 1
 }
 
 /// The examples of a split, in the order of its file, end to end.
@@ -118,12 +134,18 @@ impl TokenSet {
     }
 
     /// Appends an example whose ids from `labels.start` to `labels.end` are labelled.
-    pub(crate) fn push(&mut self, ids: &[u32], prompt_length: usize, labels: std::ops::Range<usize>, example: Example) {
+    pub(crate) fn push(&mut self, ids: &[u32], prompt_length: usize, labels: Range<usize>, example: Example) {
+        self.push_turns(ids, prompt_length, &[labels], example);
+    }
+
+    /// Appends an example whose ids in each of `labels` are labelled.
+    pub(crate) fn push_turns(&mut self, ids: &[u32], prompt_length: usize, labels: &[Range<usize>], example: Example) {
         if self.cu_seqlens.is_empty() {
             self.cu_seqlens.push(0);
         }
         self.ids.extend_from_slice(ids);
-        self.labelled.extend((0..ids.len()).map(|at| u8::from(labels.contains(&at))));
+        let labelled = |at: usize| labels.iter().any(|range| range.contains(&at));
+        self.labelled.extend((0..ids.len()).map(|at| u8::from(labelled(at))));
         self.cu_seqlens.push(self.ids.len());
         // A prompt is bounded by max_length, far below 2^32.
         self.prompt_lengths.push(u32::try_from(prompt_length).unwrap_or(u32::MAX));
@@ -224,8 +246,9 @@ impl TokenSet {
             require(example.sid == i, format!("{name} has sid {}", example.sid))?;
             require(prompt > 0 && prompt < ids.len(), format!("{name}: prompt of {prompt} in {} ids", ids.len()))?;
             require(flags.iter().all(|&flag| flag <= 1), format!("{name} has label flags other than 0 and 1"))?;
-            require(flags[..prompt].iter().all(|&flag| flag == 0), format!("{name} has labels in its prompt"))?;
-            require(flags.contains(&1), format!("{name} has no labelled token"))?;
+            let unlabelled = flags[..prompt].iter().all(|&flag| flag == 0);
+            require(unlabelled || example.turns > 1, format!("{name} has labels in its prompt"))?;
+            require(flags[prompt..].contains(&1), format!("{name} has no labelled token"))?;
         }
         Ok(())
     }

@@ -20,12 +20,13 @@ fn set(shapes: &[(usize, usize)]) -> TokenSet {
             uid: format!("uid-{sid}"),
             context: sid / 2,
             answer,
-            answer_type: AnswerType::MultiSpan,
-            answer_from: AnswerFrom::TableText,
+            answer_type: Some(AnswerType::MultiSpan),
+            answer_from: Some(AnswerFrom::TableText),
             scale: "million".to_owned(),
             question: "how \"much\"?".to_owned(),
             prompt: "p".repeat(prompt),
             dropped: sid % 2,
+            turns: 1,
         };
         set.push(&ids, prompt, prompt..prompt + response, example);
     }
@@ -41,6 +42,27 @@ fn reads_what_it_wrote_and_knows_an_absent_split() {
     assert_eq!(TokenSet::read(dir.path(), Split::Eval).unwrap(), None);
     assert_eq!(set.prompt(1), [1000]);
     assert_eq!(set.example(1), ([1000, 1001, 1002].as_slice(), [0, 1, 0].as_slice()));
+}
+
+#[test]
+fn earlier_turns_are_labelled_only_where_there_are_several() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |turns: usize| {
+        let mut example = set(&[(3, 2)]).examples.remove(0);
+        (example.answer_type, example.answer_from, example.turns) = (None, None, turns);
+        let mut set = TokenSet::default();
+        set.push_turns(&[1, 2, 3, 4, 5, 6], 4, &[1..3, 4..6], example);
+        set.write(dir.path(), Split::Train).unwrap();
+        (TokenSet::read(dir.path(), Split::Train).map_err(|error| error.to_string()), set)
+    };
+    let (read, set) = write(2);
+    assert_eq!(read.unwrap().unwrap(), set);
+    assert_eq!(set.labelled, [0, 1, 1, 0, 1, 1]);
+    let line = std::fs::read_to_string(dir.path().join("train.examples.jsonl")).unwrap();
+    assert!(line.contains("\"turns\":2") && !line.contains("answer_type"), "{line}");
+    assert!(write(1).0.unwrap_err().contains("labels in its prompt"));
+    let line = std::fs::read_to_string(dir.path().join("train.examples.jsonl")).unwrap();
+    assert!(!line.contains("turns"), "{line}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod config;
 pub mod generate;
 pub mod init;
 mod layer;
+pub mod logits;
 pub mod model;
 pub mod rope;
 pub mod save;

@@ -84,11 +84,15 @@ impl<B: Backend> Model<B> {
         Ok(Self { device, config: config.clone(), embed_tokens, layers, norm, lm_head, rope, train_base })
     }
 
-    /// Adds an adapter's updates; its A and B are trainable, the base stays frozen.
+    /// Adds an adapter's updates; its A and B are trainable, the base stays frozen. Updates of the head and of the
+    /// embedding are merged into their weights: they are used once a token, and never trained here.
     ///
     /// # Errors
     /// The adapter does not fit this model.
     pub fn attach(&mut self, adapter: &Adapter) -> Result<(), Failure> {
+        for (name, (values, _)) in &adapter.saved {
+            self.base_parameter(name)?.write(values).or_fail()?;
+        }
         let mut attached = 0;
         for (index, layer) in self.layers.iter_mut().enumerate() {
             for (module, linear) in layer.modules_mut() {
@@ -104,14 +108,18 @@ impl<B: Backend> Model<B> {
                 attached += 1;
             }
         }
+        for (module, lora) in adapter.outside_layers() {
+            let mut weight = self.base_parameter(&format!("{module}.weight"))?;
+            let mut values = weight.read();
+            lora.merge(&mut values);
+            weight.write(&values).or_fail()?;
+            attached += 1;
+        }
         if attached != adapter.modules.len() {
             return Err(Failure::user(format!(
                 "the adapter updates {} modules, the model has {attached} of them",
                 adapter.modules.len()
             )));
-        }
-        for (name, (values, _)) in &adapter.saved {
-            self.base_parameter(name)?.write(values).or_fail()?;
         }
         Ok(())
     }

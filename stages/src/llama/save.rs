@@ -1,6 +1,6 @@
 //! Writes a Hugging Face model folder: weights in shards, their index, and `config.json` with the dtype they have.
 //!
-//! Unaware of devices; values come from a callback, a tensor at a time, so that no second copy of a model is held.
+//! Unaware of devices; tensors come from a callback, one at a time, so that no second copy of a model is held.
 use super::config::LlamaConfig;
 use super::weights::{INDEX, SINGLE, tensor_shapes};
 use crate::tensor_file::{self, FloatType, OutTensor};
@@ -12,7 +12,7 @@ use std::path::Path;
 /// Largest shard, bytes: transformers' default of 5 GB.
 pub const MAX_SHARD: usize = 5_000_000_000;
 
-/// Writes `config.json` and the weights; `read` gives a tensor's values by its checkpoint name.
+/// Writes `config.json` and the weights, all as `dtype`; `read` gives a tensor's values by its checkpoint name.
 ///
 /// # Errors
 /// A tensor cannot be read, or a file cannot be written.
@@ -23,13 +23,28 @@ pub fn write_model(
     max_shard: usize,
     mut read: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, Failure>,
 ) -> Result<(), Failure> {
-    write_config(dir, config, dtype)?;
-    let shapes = tensor_shapes(config);
-    let bytes_of = |shape: &[usize]| shape.iter().product::<usize>() * dtype.size();
+    write_config(dir, config, Some(dtype))?;
+    let size = |_: &str, shape: &[usize]| shape.iter().product::<usize>() * dtype.size();
+    write_weights(dir, config, max_shard, size, |name, shape| {
+        Ok(OutTensor::floats(&read(name, shape)?, shape, dtype))
+    })
+}
+
+/// Writes the weights, each tensor as it comes; `size` says beforehand how many bytes it will have.
+///
+/// # Errors
+/// A tensor cannot be read, or a file cannot be written.
+pub fn write_weights(
+    dir: &Path,
+    config: &LlamaConfig,
+    max_shard: usize,
+    size: impl Fn(&str, &[usize]) -> usize,
+    mut read: impl FnMut(&str, &[usize]) -> Result<OutTensor, Failure>,
+) -> Result<(), Failure> {
     let mut shards: Vec<Vec<(String, Vec<usize>)>> = vec![Vec::new()];
     let mut filled = 0;
-    for (name, shape) in shapes {
-        let bytes = bytes_of(&shape);
+    for (name, shape) in tensor_shapes(config) {
+        let bytes = size(&name, &shape);
         if filled > 0 && filled + bytes > max_shard {
             shards.push(Vec::new());
             filled = 0;
@@ -46,7 +61,7 @@ pub fn write_model(
         let file = if count == 1 { SINGLE.to_owned() } else { shard_name(number + 1, count) };
         let mut tensors = Vec::with_capacity(shard.len());
         for (name, shape) in shard {
-            let tensor = OutTensor::floats(&read(&name, &shape)?, &shape, dtype);
+            let tensor = read(&name, &shape)?;
             total_size += tensor.byte_len();
             total_parameters += shape.iter().product::<usize>();
             index.insert(name.clone(), file.clone());
@@ -65,14 +80,17 @@ fn shard_name(number: usize, count: usize) -> String {
     format!("model-{number:05}-of-{count:05}.safetensors")
 }
 
-/// Writes `config.json`: what the model came with, its dtype brought up to date in the spelling it used.
+/// Writes `config.json`: what the model came with, its dtype brought up to date in the spelling it used; without a
+/// dtype what it says stays.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_config(dir: &Path, config: &LlamaConfig, dtype: FloatType) -> Result<(), Failure> {
+pub fn write_config(dir: &Path, config: &LlamaConfig, dtype: impl Into<Option<FloatType>>) -> Result<(), Failure> {
     let mut raw: Map<String, Value> = config.raw.clone();
-    let spelling = if raw.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-    raw.insert(spelling.to_owned(), json!(dtype.torch_name()));
+    if let Some(dtype) = dtype.into() {
+        let spelling = if raw.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        raw.insert(spelling.to_owned(), json!(dtype.torch_name()));
+    }
     raw.entry("architectures").or_insert_with(|| json!(["LlamaForCausalLM"]));
     raw.entry("model_type").or_insert_with(|| json!("llama"));
     write_json(&dir.join("config.json"), &Value::Object(raw))

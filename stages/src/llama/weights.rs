@@ -4,6 +4,7 @@
 use super::config::LlamaConfig;
 use crate::tensor_file::TensorFile;
 use anneal_engine::Failure;
+use safetensors::Dtype;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -75,6 +76,24 @@ impl WeightFiles {
     /// Whether there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.index.contains_key(name)
+    }
+
+    /// Dtype and bytes of a tensor as they are stored.
+    ///
+    /// # Errors
+    /// It is absent.
+    pub fn stored(&self, name: &str) -> Result<(Dtype, &[u8]), Failure> {
+        let file = self.index.get(name).map(|file| &self.files[*file]);
+        match file.and_then(|file| Some((file, file.info(name)?))) {
+            Some((file, info)) => Ok((info.dtype, file.bytes(name)?)),
+            None => Err(Failure::user(format!("there is no tensor `{name}` in the model's weight files"))),
+        }
+    }
+
+    /// Names of the tensors that no Llama of this configuration has, in alphabetical order.
+    pub fn surplus(&self, config: &LlamaConfig) -> Vec<String> {
+        let known: BTreeSet<String> = tensor_shapes(config).into_iter().map(|(name, _)| name).collect();
+        self.index.keys().filter(|name| !known.contains(*name)).cloned().collect()
     }
 
     /// A tensor as f32, checked to have this shape.

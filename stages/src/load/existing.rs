@@ -1,7 +1,8 @@
 //! Models, adapters and data sets that lie somewhere: checked as far as that is cheap, then linked by content.
 //!
 //! Unaware of the store: it names files and digests, the engine links them.
-use crate::data::tatqa;
+use super::DatasetFormat;
+use crate::data::{instruct, tatqa};
 use crate::failure::OrFail;
 use crate::llama::{LlamaConfig, WeightFiles, adapter, weights};
 use crate::tensor_file::TensorFile;
@@ -33,14 +34,25 @@ pub(super) fn adapter(context: &StageContext<'_>) -> Result<(), Failure> {
 }
 
 /// Links the files of a data set after reading them whole, so that a malformed one stops here.
-pub(super) fn dataset(context: &StageContext<'_>) -> Result<(), Failure> {
+pub(super) fn dataset(context: &StageContext<'_>, format: DatasetFormat) -> Result<(), Failure> {
     for (source, digest) in context.sources_of("dataset/") {
         let split = source.name.trim_start_matches("dataset/");
-        let contexts = tatqa::read(&source.path).or_fail()?;
-        let questions: usize = contexts.iter().map(|c| c.questions.len()).sum();
-        context.note(format!("{split}: {} contexts, {questions} questions", contexts.len()));
+        let (what, questions, extension) = match format {
+            DatasetFormat::TatQa => {
+                let contexts = tatqa::read(&source.path).or_fail()?;
+                let questions = contexts.iter().map(|c| c.questions.len()).sum();
+                (format!("{} contexts, {questions} questions", contexts.len()), questions, "json")
+            }
+            DatasetFormat::Instruct => {
+                let rows = instruct::read(&source.path).or_fail()?;
+                let answers: usize = rows.iter().map(|row| row.pairs.len()).sum();
+                (format!("{} rows, {answers} answers", rows.len()), rows.len(), "jsonl")
+            }
+        };
+        context.note(format!("{split}: {what}"));
         context.metric(&format!("{split}_questions"), questions as f64);
-        context.reference(&format!("{split}.json"), source, digest);
+        // What reads the artifact knows the format by the name.
+        context.reference(&format!("{split}.{extension}"), source, digest);
     }
     Ok(())
 }

@@ -2,8 +2,9 @@
 //!
 //! Everything follows from the parameters, the seed and the data set. Unaware of training.
 use crate::data::bpe;
+use crate::data::dataset::Rows;
 use crate::data::prompt::{PromptTemplate, ResponseForm};
-use crate::data::tatqa;
+use crate::data::token_set::Split;
 use crate::failure::OrFail;
 use crate::llama::LlamaConfig;
 use crate::llama::init::initial_values;
@@ -69,13 +70,22 @@ pub(super) fn check(params: &Value) -> Vec<Problem> {
 
 /// Writes tokenizer, configuration and weights.
 pub(super) fn model(context: &StageContext<'_>, init: &InitParams) -> Result<(), Failure> {
-    let dataset = context.require("dataset")?.dir.join("train.json");
-    let contexts = tatqa::read(&dataset).or_fail()?;
-    let texts: Vec<String> = contexts
-        .iter()
-        .flat_map(|c| c.questions.iter().map(move |q| (c, q)))
-        .flat_map(|(c, q)| [init.template.render(c, q, c.paragraphs.len()), init.response.render(q)])
-        .collect();
+    let dataset = &context.require("dataset")?.dir;
+    let rows = Rows::read(dataset, Split::Train).or_fail()?.ok_or_else(|| {
+        Failure::user("the data set has no `train` split to train a tokenizer on")
+            .hint("give the data set a file for `train`")
+    })?;
+    let texts: Vec<String> = match rows {
+        Rows::TatQa(contexts) => contexts
+            .iter()
+            .flat_map(|c| c.questions.iter().map(move |q| (c, q)))
+            .flat_map(|(c, q)| [init.template.render(c, q, c.paragraphs.len()), init.response.render(q)])
+            .collect(),
+        Rows::Instruct(rows) => {
+            let turns = rows.iter().flat_map(|row| row.turns(""));
+            turns.map(|turn| turn.content.to_owned()).collect()
+        }
+    };
     let trained = bpe::train(texts.iter().map(String::as_str), init.vocab_size).or_fail()?;
     bpe::write(&trained, context.out).or_fail()?;
     let tokenizer = Tokenizer::read(context.out)?;

@@ -1,6 +1,8 @@
-//! The official TAT-QA metric: exact match, F1 and scale, equal to the published evaluator in every question.
+//! The official TAT-QA metric: exact match, F1 and scale, equal to the published evaluator in every question; and for
+//! free text its comparison alone.
 //! Unaware of the engine, of models and of how answers were generated.
 
+pub mod exact;
 mod normalize;
 mod number;
 pub mod predictions;

@@ -1,6 +1,7 @@
 //! The commands, one file each, and what they share: loading a manifest, finding the store, telling errors.
 //!
 //! Unaware of what the commands print.
+mod convert;
 mod explain;
 mod graph;
 mod plan;
@@ -57,6 +58,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<Exit, Error> {
         Command::Graph(args) => graph::run(args, context),
         Command::Report(args) => report::run(args, context),
         Command::Score(args) => score::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Stages(args) => stages::run(args, context),
         Command::Worker(args) => worker::run(args, context),
     }
@@ -71,6 +73,7 @@ impl Command {
             Self::Graph(args) => args.json,
             Self::Report(args) => args.json,
             Self::Score(args) => args.json,
+            Self::Convert(args) => args.json,
             Self::Stages(args) => args.json,
             Self::Worker(_) => false,
         }

@@ -5,6 +5,8 @@
 mod cpu_kernel;
 pub mod reference;
 
+pub(crate) use cpu_kernel::add_assign;
+
 use dfdx::prelude::{PutTape, SplitTape};
 use dfdx::shapes::HasShape;
 

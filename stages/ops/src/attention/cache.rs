@@ -6,17 +6,19 @@ use crate::backend::Backend;
 pub struct LayerCache<B: Backend> {
     pub(super) store: B::Cache,
     pub(super) len: usize,
+    /// Width of the rows it holds; meaningless while empty.
+    pub(super) width: usize,
 }
 
 impl<B: Backend> Default for LayerCache<B> {
     fn default() -> Self {
-        Self { store: B::Cache::default(), len: 0 }
+        Self { store: B::Cache::default(), len: 0, width: 0 }
     }
 }
 
 impl<B: Backend> Clone for LayerCache<B> {
     fn clone(&self) -> Self {
-        Self { store: self.store.clone(), len: self.len }
+        Self { store: self.store.clone(), len: self.len, width: self.width }
     }
 }
 

@@ -155,7 +155,7 @@ pub fn attention<B: Backend, T: Record<B>>(
 /// since blocks then begin elsewhere.
 ///
 /// # Errors
-/// If shapes do not fit; the cache is unchanged then. A cache serves one shape of heads for its life.
+/// If shapes do not fit each other or what the cache holds; the cache is unchanged then.
 pub fn cached_attention<B: Backend>(
     q: Act<B>,
     k: Act<B>,
@@ -164,9 +164,12 @@ pub fn cached_attention<B: Backend>(
     cache: &mut LayerCache<B>,
 ) -> Result<Act<B>, OpError> {
     check("cached_attention", heads, q.shape(), k.shape(), v.shape())?;
-    let rows = q.shape().0;
+    let (rows, width) = *k.shape();
+    if cache.len > 0 && cache.width != width {
+        return Err(OpError::shape("cached_attention", ("k", k.shape()), ("cache of width", cache.width)));
+    }
     let out = q.device().clone().attention_cached(&q, &k, &v, heads, &mut cache.store, cache.len)?;
-    cache.len += rows;
+    (cache.len, cache.width) = (cache.len + rows, width);
     Ok(out)
 }
 

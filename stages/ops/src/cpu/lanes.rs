@@ -97,8 +97,8 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub(crate) struct Avx512(__m512);
 
-    // SAFETY (of every block below): values of this type are made only in bodies that `simd_fn!` runs after it has
-    // detected AVX-512 F and DQ; `load` reads sixteen floats of a slice that it has checked to hold them.
+    // SAFETY (of every block below): only `simd_fn!` names this type, for bodies that it runs after it has detected
+    // AVX-512 F and DQ; `load` reads sixteen floats of a slice that it has checked to hold them.
     impl Lanes for Avx512 {
         #[inline(always)]
         fn splat(x: f32) -> Self {
@@ -153,8 +153,8 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub(crate) struct Avx2(__m256, __m256);
 
-    // SAFETY (of every block below): values of this type are made only in bodies that `simd_fn!` runs after it has
-    // detected AVX2 and FMA; `load` reads sixteen floats of a slice that it has checked to hold them.
+    // SAFETY (of every block below): only `simd_fn!` names this type, for bodies that it runs after it has detected
+    // AVX2 and FMA; `load` reads sixteen floats of a slice that it has checked to hold them.
     impl Lanes for Avx2 {
         #[inline(always)]
         fn splat(x: f32) -> Self {

@@ -24,6 +24,10 @@ pub(crate) enum Level {
 #[inline]
 pub(crate) fn level() -> Level {
     static LEVEL: LazyLock<Level> = LazyLock::new(detect);
+    #[cfg(test)]
+    if let Some(level) = tests::FORCED.get() {
+        return level;
+    }
     *LEVEL
 }
 
@@ -222,7 +226,49 @@ fn sum_body<L: Lanes>(x: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+    use crate::testing::{close_or, numbers, wide};
+
+    thread_local! {
+        /// A lower level for this thread.
+        pub(super) static FORCED: Cell<Option<Level>> = const { Cell::new(None) };
+    }
+
+    #[test]
+    fn every_level_that_the_machine_has_agrees_with_f64() {
+        let best = level();
+        for level in [Level::Baseline, Level::Avx2, Level::Avx512] {
+            if level == Level::Avx2 && best == Level::Baseline || level == Level::Avx512 && best != Level::Avx512 {
+                continue;
+            }
+            FORCED.set(Some(level));
+            for len in [1, 7, 16, 31, 64, 147, 577] {
+                let (a, b) = (numbers(len as u64, len), numbers(2 * len as u64, len));
+                let (a64, b64) = (wide(&a), wide(&b));
+                let product: f64 = a64.iter().zip(&b64).map(|(a, b)| a * b).sum();
+                close_or("dot", &[dot(&a, &b)], &[product], 1e-5, 0.1);
+                assert_eq!(max(&a), a.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+                let mut e = a.clone();
+                let sum = exp_shifted(&mut e, 0.5);
+                let want: Vec<f64> = a64.iter().map(|a| (a - 0.5).exp()).collect();
+                close_or("exp", &e, &want, 1e-6, 0.1);
+                close_or("sum", &[sum], &[want.iter().sum()], 1e-6, 0.1);
+                let x = numbers(3, 5 * len);
+                let got = crate::linear::matvec::matvec(&x, &[a.clone(), b.clone()].concat(), len, 2);
+                let dots = x
+                    .chunks(len)
+                    .flat_map(|x| [&a64, &b64].map(|w| x.iter().zip(w).map(|(x, w)| f64::from(*x) * w).sum()));
+                close_or("matvec", &got, &dots.collect::<Vec<f64>>(), 1e-5, 0.1);
+                let mut y = a.clone();
+                axpy(&mut y, 2.0, &b);
+                let want: Vec<f64> = a64.iter().zip(&b64).map(|(a, b)| a + 2.0 * b).collect();
+                close_or("axpy", &y, &want, 1e-6, 0.1);
+            }
+        }
+        FORCED.set(None);
+    }
 
     simd_fn! {
         fn exp_all(x: &mut [f32]) {

@@ -8,6 +8,7 @@ use dfdx::shapes::HasShape;
 use super::products::{add_branch, drop_out, forward};
 use super::{Dropout, Linear, LinearKernel, Lora};
 use crate::OpError;
+use crate::add::add_assign;
 use crate::backend::{Act, Buffer, Matrix, ParamBuffer, Weight};
 use crate::cpu::gemm::{Mat, On, gemm, product};
 use crate::cpu::memory::expect_len;
@@ -89,7 +90,7 @@ impl LinearKernel for Cpu {
                 Some(dropout) => {
                     let mut through = product(1.0, e, a, On::Pool);
                     drop_out(&mut through, dropout);
-                    simd::add_assign(d_x, &through);
+                    add_assign(d_x, &through);
                 }
             }
         }

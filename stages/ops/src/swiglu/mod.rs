@@ -64,7 +64,7 @@ mod tests {
     use super::*;
     use crate::host::{act_from_vec, act_to_vec};
     use crate::tape::{Grads, OpTape};
-    use crate::testing::{Leaf, backward, close, numbers, wide, with_threads};
+    use crate::testing::{Leaf, backward, close, close_or, numbers, wide, with_threads};
 
     /// The definition and its derivatives by gate and up, in f64.
     fn exact(gate: f64, up: f64) -> (f64, f64, f64) {
@@ -150,7 +150,8 @@ mod tests {
                 exact.iter().zip(&d).map(|(e, d)| f(e) * f64::from(*d)).collect()
             };
             close("out", &out, &exact.iter().map(|e| e.0).collect::<Vec<_>>(), 1e-6);
-            close("d_gate", &d_gate, &times_d(|e| e.1), 1e-5);
+            // The slope of silu has a zero near -1.28.
+            close_or("d_gate", &d_gate, &times_d(|e| e.1), 1e-5, 0.1);
             close("d_up", &d_up, &times_d(|e| e.2), 1e-5);
             let act = |values: &[f32]| act_from_vec(&dev, values.to_vec(), rows, width).unwrap();
             let twin = reference::swiglu(act(&gate).put_tape(OpTape::default()), act(&up).put_tape(OpTape::default()));
