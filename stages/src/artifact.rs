@@ -82,8 +82,7 @@ pub(crate) fn read_lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<
     text.lines()
         .enumerate()
         .map(|(number, line)| {
-            serde_json::from_str(line)
-                .map_err(|e| Failure::user(format!("{}:{}: {e}", path.display(), number + 1)))
+            serde_json::from_str(line).map_err(|e| Failure::user(format!("{}:{}: {e}", path.display(), number + 1)))
         })
         .collect()
 }

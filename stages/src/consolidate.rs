@@ -52,7 +52,12 @@ anneal_engine::params! {
 pub struct Consolidate;
 
 const PORTS: &[Port] = &[
-    Port { name: "model", accepts: &[MODEL, CHECKPOINT], required: true, doc: "the base of the adapter, or a training checkpoint" },
+    Port {
+        name: "model",
+        accepts: &[MODEL, CHECKPOINT],
+        required: true,
+        doc: "the base of the adapter, or a training checkpoint",
+    },
     Port { name: "adapter", accepts: &[ADAPTER], required: false, doc: "merged into the base" },
 ];
 
@@ -96,7 +101,9 @@ impl Stage for Consolidate {
             let target = match dtype {
                 Some(dtype) => dtype,
                 // What nothing changes keeps its very bytes.
-                None if saved.is_none() && update.is_none() => return Ok(OutTensor::raw(stored, shape, bytes.to_vec())),
+                None if saved.is_none() && update.is_none() => {
+                    return Ok(OutTensor::raw(stored, shape, bytes.to_vec()));
+                }
                 None => FloatType::of(stored).unwrap_or(FloatType::F32),
             };
             let mut values = saved.map_or_else(|| files.read_f32(name, shape), |(values, _)| Ok(values.clone()))?;

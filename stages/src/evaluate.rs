@@ -68,8 +68,10 @@ impl Stage for Evaluate {
         let contexts = match rows {
             Some(Rows::TatQa(contexts)) => contexts,
             Some(Rows::Instruct(rows)) => return instruct(context, &params, &answers, &rows),
-            None => return Err(Failure::user(format!("the data set has no `{}` split", params.split.name()))
-                .hint("set `split` to the split whose questions were answered")),
+            None => {
+                return Err(Failure::user(format!("the data set has no `{}` split", params.split.name()))
+                    .hint("set `split` to the split whose questions were answered"));
+            }
         };
         // Only what was asked is scored: three sids are three questions, not three of 1,668.
         let asked: HashSet<&str> = answers.iter().map(|answer| answer.uid.as_str()).collect();
@@ -112,8 +114,10 @@ impl Stage for Evaluate {
 /// Answers of questions that the data set does not have.
 fn foreign(asked: usize, found: usize, params: &EvaluateParams) -> Failure {
     let split = params.split.name();
-    Failure::user(format!("{asked} answers, but only {found} of their questions are in split `{split}` of the data set"))
-        .hint("connect the data set that the answers' tokens were made of")
+    Failure::user(format!(
+        "{asked} answers, but only {found} of their questions are in split `{split}` of the data set"
+    ))
+    .hint("connect the data set that the answers' tokens were made of")
 }
 
 /// Scores answers to instruction rows against the last answer of each.

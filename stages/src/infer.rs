@@ -139,7 +139,11 @@ impl BackendVisitor for Work<'_, '_> {
         context.metric("generated_tokens_per_second", new_tokens as f64 / seconds.max(1e-9));
         let cut = answers.iter().filter(|answer| !answer.ended).count();
         if cut > 0 {
-            context.warn(format!("{cut} of {} answers reached max_new_tokens = {}", answers.len(), params.max_new_tokens));
+            context.warn(format!(
+                "{cut} of {} answers reached max_new_tokens = {}",
+                answers.len(),
+                params.max_new_tokens
+            ));
         }
         write_lines(&context.out.join("answers.jsonl"), answers)
     }

@@ -182,7 +182,9 @@ fn missing(at: &[&str], message: String) -> Problem {
     Problem {
         at: at.iter().map(ToString::to_string).collect(),
         message,
-        hint: Some("see data/sources.toml and the README for where files come from; --set STAGE.KEY=PATH sets a path".into()),
+        hint: Some(
+            "see data/sources.toml and the README for where files come from; --set STAGE.KEY=PATH sets a path".into(),
+        ),
         missing_file: true,
     }
 }

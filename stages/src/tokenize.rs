@@ -39,7 +39,12 @@ anneal_engine::params! {
 pub struct Tokenize;
 
 const PORTS: &[Port] = &[
-    Port { name: "model", accepts: &[MODEL, CHECKPOINT], required: true, doc: "its tokenizer and chat template are used" },
+    Port {
+        name: "model",
+        accepts: &[MODEL, CHECKPOINT],
+        required: true,
+        doc: "its tokenizer and chat template are used",
+    },
     Port { name: "dataset", accepts: &[DATASET], required: true, doc: "the questions" },
 ];
 

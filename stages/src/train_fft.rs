@@ -5,8 +5,8 @@ use crate::artifact::{CHECKPOINT, MODEL, TOKENS, copy_companions, write_log};
 use crate::data::token_set::Split;
 use crate::failure::OrFail;
 use crate::llama::save::{MAX_SHARD, write_model};
-use crate::split;
 use crate::llama::{LlamaConfig, Model, Parameters, WeightFiles};
+use crate::split;
 use crate::tensor_file::FloatType;
 use crate::train::recipe::recipe_params;
 use crate::train::run::train;
@@ -27,7 +27,12 @@ pub struct TrainFft;
 
 const PORTS: &[Port] = &[
     Port { name: "model", accepts: &[MODEL, CHECKPOINT], required: true, doc: "where training starts" },
-    Port { name: "tokens", accepts: &[TOKENS], required: true, doc: "its train split is learnt, its eval split measured" },
+    Port {
+        name: "tokens",
+        accepts: &[TOKENS],
+        required: true,
+        doc: "its train split is learnt, its eval split measured",
+    },
 ];
 
 impl Stage for TrainFft {

@@ -5,8 +5,8 @@ use crate::artifact::{ADAPTER, MODEL, TOKENS, write_log};
 use crate::data::token_set::Split;
 use crate::failure::OrFail;
 use crate::llama::adapter::{Adapter, LoraWeights};
-use crate::split;
 use crate::llama::{AdapterConfig, LlamaConfig, Model, WeightFiles};
+use crate::split;
 use crate::train::recipe::recipe_params;
 use crate::train::run::train;
 use anneal_engine::stage::Problem;
@@ -37,8 +37,18 @@ pub struct TrainLora;
 
 const PORTS: &[Port] = &[
     Port { name: "model", accepts: &[MODEL], required: true, doc: "the base; stays frozen" },
-    Port { name: "tokens", accepts: &[TOKENS], required: true, doc: "its train split is learnt, its eval split measured" },
-    Port { name: "adapter", accepts: &[ADAPTER], required: false, doc: "an adapter to go on from; rank and alpha are its own" },
+    Port {
+        name: "tokens",
+        accepts: &[TOKENS],
+        required: true,
+        doc: "its train split is learnt, its eval split measured",
+    },
+    Port {
+        name: "adapter",
+        accepts: &[ADAPTER],
+        required: false,
+        doc: "an adapter to go on from; rank and alpha are its own",
+    },
 ];
 
 impl Stage for TrainLora {

@@ -5,19 +5,25 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdout, Stdio};
+use std::sync::OnceLock;
 
 /// Long enough to be met in the middle, on any machine.
-const STEPS: u64 = 60;
-const MANIFEST: [&str; 5] = ["tiny.toml", "--only", "lora", "--set", "lora.max_steps=60"];
+const STEPS: u64 = 40;
+const MANIFEST: [&str; 5] = ["tiny.toml", "--only", "lora", "--set", "lora.max_steps=40"];
 
-/// The digest of the adapter of a run without trouble, in an outputs folder of its own.
-fn undisturbed(project: &Project) -> String {
-    project.run(&[&MANIFEST[..], &["--outputs", "undisturbed"]].concat());
-    adapter(project, "undisturbed")
+/// The digest of the adapter of a run without trouble, in a project of its own.
+fn undisturbed() -> &'static str {
+    static DIGEST: OnceLock<String> = OnceLock::new();
+    DIGEST.get_or_init(|| {
+        let project = Project::new();
+        project.run(&MANIFEST);
+        adapter(&project, &[])
+    })
 }
 
-fn adapter(project: &Project, outputs: &str) -> String {
-    project.digests(&["tiny.toml", "--set", "lora.max_steps=60", "--outputs", outputs])["lora"].clone()
+/// The digest of the adapter that this project has.
+fn adapter(project: &Project, args: &[&str]) -> String {
+    project.digests(&[&MANIFEST[..1], &MANIFEST[3..], args].concat())["lora"].clone()
 }
 
 /// A run under way, whose events are read as they come.
@@ -84,7 +90,6 @@ fn resumed(events: &[Value]) -> Option<u64> {
 #[test]
 fn a_killed_worker_resumes_at_its_checkpoint() {
     let project = Project::new();
-    let expected = undisturbed(&project);
     let mut run = Running::start(&project, &["--set", "lora.checkpoint_every=5"]);
     run.until("checkpoint", 10);
     run.until("step", 12);
@@ -99,14 +104,12 @@ fn a_killed_worker_resumes_at_its_checkpoint() {
     let from = resumed(&events).unwrap();
     assert!(from >= 10 && from % 5 == 0, "{from}");
     assert_eq!(steps(&events), (from + 1..=STEPS).collect::<Vec<_>>());
-    let set = ["tiny.toml", "--set", "lora.max_steps=60", "--set", "lora.checkpoint_every=5"];
-    assert_eq!(project.digests(&set)["lora"], expected);
+    assert_eq!(adapter(&project, &["--set", "lora.checkpoint_every=5"]), undisturbed());
 }
 
 #[test]
 fn a_killed_driver_leaves_a_worker_whose_result_is_used() {
     let project = Project::new();
-    let expected = undisturbed(&project);
     let mut run = Running::start(&project, &[]);
     run.until("step", 10);
     send(run.child.id(), Signal::KILL);
@@ -116,13 +119,12 @@ fn a_killed_driver_leaves_a_worker_whose_result_is_used() {
     assert_eq!(code, Some(0));
     assert!(events.iter().any(|event| is(event, "stage-waiting")), "the orphan is waited for");
     assert_eq!((steps(&events), resumed(&events)), (Vec::new(), None), "and not repeated");
-    assert_eq!(adapter(&project, "outputs"), expected);
+    assert_eq!(adapter(&project, &[]), undisturbed());
 }
 
 #[test]
 fn killed_together_they_resume_too() {
     let project = Project::new();
-    let expected = undisturbed(&project);
     let mut run = Running::start(&project, &["--set", "lora.checkpoint_every=7"]);
     run.until("checkpoint", 7);
     run.until("step", 9);
@@ -131,15 +133,13 @@ fn killed_together_they_resume_too() {
     run.end();
     let (code, events) = Running::start(&project, &["--set", "lora.checkpoint_every=7"]).end();
     assert_eq!((code, resumed(&events).map(|step| step % 7)), (Some(0), Some(0)));
-    let set = ["tiny.toml", "--set", "lora.max_steps=60", "--set", "lora.checkpoint_every=7"];
-    assert_eq!(project.digests(&set)["lora"], expected);
+    assert_eq!(adapter(&project, &["--set", "lora.checkpoint_every=7"]), undisturbed());
 }
 
 #[test]
 fn ctrl_c_between_checkpoints_goes_on_at_the_very_step() {
     for signal in [Signal::INT, Signal::TERM] {
         let project = Project::new();
-        let expected = undisturbed(&project);
         let mut run = Running::start(&project, &[]);
         run.until("step", 7);
         send(run.child.id(), signal);
@@ -153,14 +153,13 @@ fn ctrl_c_between_checkpoints_goes_on_at_the_very_step() {
         assert_eq!(resumed(&events), before.last().copied());
         let all: Vec<u64> = before.into_iter().chain(steps(&events)).collect();
         assert_eq!(all, (1..=STEPS).collect::<Vec<_>>(), "every step once");
-        assert_eq!(adapter(&project, "outputs"), expected);
+        assert_eq!(adapter(&project, &[]), undisturbed());
     }
 }
 
 #[test]
 fn a_second_ctrl_c_ends_at_once_and_loses_nothing() {
     let project = Project::new();
-    let expected = undisturbed(&project);
     let mut run = Running::start(&project, &["--set", "lora.checkpoint_every=5"]);
     run.until("checkpoint", 5);
     send(run.child.id(), Signal::INT);
@@ -170,14 +169,12 @@ fn a_second_ctrl_c_ends_at_once_and_loses_nothing() {
     let (code, events) = Running::start(&project, &["--set", "lora.checkpoint_every=5"]).end();
     assert_eq!(code, Some(0));
     assert!(resumed(&events).is_some());
-    let set = ["tiny.toml", "--set", "lora.max_steps=60", "--set", "lora.checkpoint_every=5"];
-    assert_eq!(project.digests(&set)["lora"], expected);
+    assert_eq!(adapter(&project, &["--set", "lora.checkpoint_every=5"]), undisturbed());
 }
 
 #[test]
 fn a_damaged_checkpoint_is_passed_over() {
     let project = Project::new();
-    let expected = undisturbed(&project);
     let mut run = Running::start(&project, &[]);
     run.until("step", 7);
     send(run.child.id(), Signal::INT);
@@ -194,7 +191,8 @@ fn a_damaged_checkpoint_is_passed_over() {
     assert_eq!(damaged, 1);
     let (code, events) = Running::start(&project, &[]).end();
     assert_eq!((code, resumed(&events)), (Some(0), None));
-    let warned = |e: &Value| is(e, "note") && e["event"]["message"].as_str().unwrap().contains("checkpoint was passed over");
+    let warned =
+        |e: &Value| is(e, "note") && e["event"]["message"].as_str().unwrap().contains("checkpoint was passed over");
     assert!(events.iter().any(warned), "it is told");
-    assert_eq!(adapter(&project, "outputs"), expected);
+    assert_eq!(adapter(&project, &[]), undisturbed());
 }

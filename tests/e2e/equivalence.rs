@@ -42,8 +42,7 @@ fn model(train_base: bool) -> Model<Cpu> {
         .collect();
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("model.safetensors"), &tensors).unwrap();
-    let mut model =
-        Model::read(Cpu::default(), &config, &WeightFiles::open(dir.path()).unwrap(), train_base).unwrap();
+    let mut model = Model::read(Cpu::default(), &config, &WeightFiles::open(dir.path()).unwrap(), train_base).unwrap();
     if !train_base {
         let targets = ["q_proj", "v_proj", "down_proj"].map(str::to_owned);
         let mut adapter = Adapter::fresh(&config, AdapterConfig::lora(4, 8.0, 0.0, false), &targets, 5).unwrap();

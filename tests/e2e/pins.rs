@@ -9,11 +9,7 @@ use crate::project::Project;
 /// Stage of the tiny manifest, its kind, the digest of its output.
 type Pin = (&'static str, &'static str, &'static str);
 
-const EVERYWHERE: [Pin; 3] = [
-    ("data", "load", "?"),
-    ("base", "load", "?"),
-    ("tokens", "tokenize", "?"),
-];
+const EVERYWHERE: [Pin; 3] = [("data", "load", "?"), ("base", "load", "?"), ("tokens", "tokenize", "?")];
 
 const AVX512: [Pin; 6] = [
     ("lora", "train-lora", "?"),

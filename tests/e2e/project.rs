@@ -126,6 +126,22 @@ impl Project {
     }
 }
 
+/// What is told in one case after the other, as one text to compare with.
+#[derive(Default)]
+pub(crate) struct Cases(String);
+
+impl Cases {
+    pub(crate) fn add(&mut self, name: &str, told: impl AsRef<str>) {
+        self.0 += &format!("## {name}\n{}\n", told.as_ref());
+    }
+}
+
+impl std::fmt::Display for Cases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl Outcome {
     /// What a person must read to understand what went wrong: the code, and every line but those of progress, with
     /// this machine's paths, times and digests replaced.
@@ -149,7 +165,9 @@ impl Outcome {
             (r"\d{8}-\d{6}-\d{3}-\w+-[0-9a-f]{4}", "[RUN]"),
         ];
         let text = text.replace(&dir, "[DIR]");
-        filters.iter().fold(text, |text, (pattern, with)| Regex::new(pattern).unwrap().replace_all(&text, *with).into_owned())
+        filters
+            .iter()
+            .fold(text, |text, (pattern, with)| Regex::new(pattern).unwrap().replace_all(&text, *with).into_owned())
     }
 
     /// The program's events, of `run --json`.

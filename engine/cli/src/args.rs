@@ -1,7 +1,9 @@
 //! What can be typed: commands, options, and their help.
 //!
 //! Unaware of what the commands do.
+use crate::command::completions::{kinds, set_keys, stage_names};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 use std::path::PathBuf;
 
 /// Runs declarative pipelines that fine-tune Llama models: what changed runs, everything else comes from the cache.
@@ -57,6 +59,23 @@ pub(crate) enum Command {
     /// List the stage kinds, or explain one: its inputs and parameters with default, unit and effect on memory.
     #[command(after_help = after("  anneal stages\n  anneal stages train-lora"))]
     Stages(Stages),
+    /// Write a starter manifest for a model folder and a data file, every parameter in it as a comment.
+    #[command(after_help = after("  anneal init models/smollm2 data/train.jsonl --out manifests/mine.toml\n  anneal init models/smollm2 train.json --eval dev.json > mine.toml"))]
+    Init(Init),
+    /// Look at this machine, the outputs folder and the data files, and say what to do about each problem.
+    #[command(after_help = after("  anneal doctor\n  anneal doctor --data ../data --json"))]
+    Doctor(Doctor),
+    /// Write the logits of token ids to a safetensors file, for comparison with another program.
+    #[command(after_help = after("  anneal logits --model models/smollm2 --ids 1,26,109 --out logits.safetensors\n  anneal logits --model models/smollm2 --adapter adapter --ids-file ids.txt --out logits.safetensors"))]
+    Logits(Logits),
+    /// Print the JSON Schema of manifests, by which editors complete and explain them.
+    ///
+    /// For Taplo and Even Better TOML, write it to a file and put `#:schema PATH-OF-THAT-FILE` into a manifest's first line.
+    #[command(after_help = after("  anneal schema > manifests/anneal.schema.json"))]
+    Schema,
+    /// Print what a shell needs to complete commands, stage names and `--set` keys on Tab.
+    #[command(after_help = after("  anneal completions bash > ~/.local/share/bash-completion/completions/anneal\n  anneal completions zsh > ~/.zfunc/_anneal\n  anneal completions fish > ~/.config/fish/completions/anneal.fish"))]
+    Completions(Completions),
     /// Run one stage in this process; `run` starts these.
     #[command(hide = true)]
     Worker(Worker),
@@ -69,7 +88,7 @@ pub(crate) struct Source {
     pub(crate) manifest: PathBuf,
     /// Set a value of a stage or of the experiment for this time; the last of equal keys wins. Relative paths in it
     /// start at the current folder.
-    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE", add = ArgValueCompleter::new(set_keys))]
     pub(crate) sets: Vec<String>,
     /// Folder that relative paths in the manifest start from [default: the closest one above the manifest that has a
     /// folder `manifests` in it].
@@ -95,10 +114,10 @@ pub(crate) struct Run {
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) jobs: Option<u32>,
     /// Run only this stage and what it needs; may be repeated.
-    #[arg(long, value_name = "STAGE")]
+    #[arg(long, value_name = "STAGE", add = ArgValueCompleter::new(stage_names))]
     pub(crate) only: Vec<String>,
     /// Run this stage even if its result, or a failure that would only repeat, is known; may be repeated.
-    #[arg(long, value_name = "STAGE")]
+    #[arg(long, value_name = "STAGE", add = ArgValueCompleter::new(stage_names))]
     pub(crate) force: Vec<String>,
     /// Stop at the first failure, instead of finishing what does not depend on it.
     #[arg(long)]
@@ -124,6 +143,7 @@ pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) source: Source,
     /// The stage to explain.
+    #[arg(add = ArgValueCompleter::new(stage_names))]
     pub(crate) stage: String,
     #[command(flatten)]
     pub(crate) outputs: Outputs,
@@ -200,10 +220,101 @@ pub(crate) struct Convert {
 #[derive(Debug, Args)]
 pub(crate) struct Stages {
     /// Explain this kind.
+    #[arg(add = ArgValueCompleter::new(kinds))]
     pub(crate) kind: Option<String>,
     /// Write JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// A Hugging Face model's folder.
+    #[arg(value_name = "MODEL_FOLDER")]
+    pub(crate) model: PathBuf,
+    /// The file to train on: TAT-QA's JSON, or JSON lines of `instruction`, `input`, `output` or of `messages`.
+    #[arg(value_name = "DATA_FILE")]
+    pub(crate) data: PathBuf,
+    /// A file of the same format to evaluate on.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) eval: Option<PathBuf>,
+    /// Write the manifest to this file, which must not exist [default: standard output].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) outputs: Outputs,
+    /// Folder in which the files of data/sources.toml are looked for [default: `data/big` in the project root].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Write JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("tokens").required(true).args(["ids", "ids_file"]))]
+pub(crate) struct Logits {
+    /// A Hugging Face model's folder; it needs no tokenizer.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// A PEFT folder with a LoRA adapter, applied unmerged.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Token ids of one sequence, parted by commas.
+    #[arg(long, value_name = "IDS")]
+    pub(crate) ids: Option<String>,
+    /// A file with the token ids, parted by commas or white space.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ids_file: Option<PathBuf>,
+    /// The file to write: `logits`, f32 [tokens, vocabulary], and `ids`, i64 [tokens].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Numerics class to compute in [default: the first of this build].
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) numerics: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// A shell that can be completed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    /// Bash.
+    Bash,
+    /// Zsh.
+    Zsh,
+    /// Fish.
+    Fish,
+    /// Elvish.
+    Elvish,
+    /// PowerShell.
+    Powershell,
+}
+
+impl Shell {
+    /// All of them.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 5] = [Self::Bash, Self::Zsh, Self::Fish, Self::Elvish, Self::Powershell];
+
+    /// Its name as the completion library spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bash => "bash",
+            Self::Zsh => "zsh",
+            Self::Fish => "fish",
+            Self::Elvish => "elvish",
+            Self::Powershell => "powershell",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

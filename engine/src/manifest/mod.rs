@@ -21,6 +21,7 @@ use std::sync::Arc;
 use tree::{Table, Tree};
 use values::{Checker, Owner};
 
+pub use text::project_root;
 pub use words::shape_words;
 
 /// How to read a manifest.
@@ -56,7 +57,7 @@ pub fn load(registry: &Registry, path: &Path, options: &LoadOptions) -> Result<P
     let text = text::read(&file, &name).map_err(|problem| Diagnostics(vec![problem]))?;
     let root = match &options.root {
         Some(root) => std::path::absolute(options.cwd.join(root)).unwrap_or_else(|_| root.clone()),
-        None => text::project_root(&file),
+        None => project_root(&file),
     };
     parse(registry, text, path, &root, options)
 }

@@ -59,7 +59,7 @@ fn sibling(file: &Path, given: &str) -> Option<PathBuf> {
 }
 
 /// The closest folder above a manifest that has a folder `manifests` in it, else the manifest's own folder.
-pub(super) fn project_root(file: &Path) -> PathBuf {
+pub fn project_root(file: &Path) -> PathBuf {
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let own = file.parent().unwrap_or(&file);
     // Without `..` and links, so that the folders above are those that a person sees.

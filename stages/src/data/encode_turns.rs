@@ -66,14 +66,21 @@ fn one(encoder: &Encoder, bos: Bos, turns: &[Turn<'_>], max_length: usize) -> Re
         return Ok(Outcome::Long(dialogue.ids.len()));
     }
     let answers = turns.iter().filter(|turn| turn.role == Role::Assistant);
-    let audit = |((labels, prompt), turn): ((_, &usize), &Turn<'_>)| {
-        audit_labels(encoder, &dialogue.ids, labels, &dialogue.text, *prompt, turn.content)
-    };
-    let labelled = dialogue.labels.iter().cloned().zip(&dialogue.prompt_bytes).zip(answers).try_for_each(audit);
+    let parts = dialogue.labels.iter().zip(&dialogue.prompt_bytes).zip(answers).enumerate();
+    let mut labelled = parts.map(|(number, ((labels, prompt), turn))| {
+        let audited = audit_labels(encoder, &dialogue.ids, labels.clone(), &dialogue.text, *prompt, turn.content);
+        audited.map_err(|problem| of_turn(number, dialogue.labels.len(), &problem))
+    });
+    let labelled = labelled.try_for_each(|audited| audited);
     match labelled.and_then(|()| check_bos(encoder, bos, &dialogue.ids)) {
         Ok(()) => Ok(Outcome::Fits(dialogue)),
         Err(problem) => Ok(Outcome::Audit(problem)),
     }
+}
+
+/// A problem with the answer of this number, from 0, where there are several.
+pub(super) fn of_turn(number: usize, answers: usize, problem: &str) -> String {
+    if answers == 1 { problem.to_owned() } else { format!("answer {} of {answers}: {problem}", number + 1) }
 }
 
 /// How often the BOS stands in a conversation of so many turns, counted in one about nothing. An odd number of turns

@@ -197,7 +197,8 @@ impl Encoder {
                 let token = self.tokenizer.id_to_token(id).unwrap_or_default();
                 return Err(format!(
                     "the token {token:?} covers both the prompt's end and the answer's beginning, so neither could be \
-                     labelled alone; choose a chat template that separates them"
+                     labelled alone; remove the white space that the answer begins with, or choose a chat \
+                     template that separates them"
                 ));
             }
         }

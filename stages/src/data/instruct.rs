@@ -95,7 +95,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Conversation>, DataError> {
         let row: Row = serde_json::from_str(line).map_err(|error| DataError::json(path, number, &error, SHAPE))?;
         let uid = match &row.uid {
             None => format!("line-{number}"),
-            Some(Uid::Text(uid)) if uid.is_empty() => return Err(wrong("`uid` is empty; give it or leave it out".into())),
+            Some(Uid::Text(uid)) if uid.is_empty() => {
+                return Err(wrong("`uid` is empty; give it or leave it out".into()));
+            }
             Some(Uid::Text(uid)) => uid.clone(),
             Some(Uid::Number(uid)) => uid.to_string(),
         };
@@ -130,7 +132,9 @@ fn conversation(row: Row) -> Result<Parts, String> {
         return Ok((None, vec![(user, row.output.unwrap_or_default())]));
     };
     if flat {
-        return Err("the row has `messages` and also `instruction`, `input` or `output`; keep one of the two".to_owned());
+        return Err(
+            "the row has `messages` and also `instruction`, `input` or `output`; keep one of the two".to_owned()
+        );
     }
     let mut messages = messages.into_iter().peekable();
     let system = messages.next_if(|message| message.role == "system").map(|message| message.content);
@@ -139,9 +143,9 @@ fn conversation(row: Row) -> Result<Parts, String> {
         // The position counts all messages, the system's too.
         let at = 2 * pairs.len() + usize::from(system.is_some()) + 1;
         expect(&user.role, "user", at)?;
-        let assistant = messages
-            .next()
-            .ok_or("the last message is the user's, so there is no answer to learn; add the assistant's or remove it")?;
+        let assistant = messages.next().ok_or(
+            "the last message is the user's, so there is no answer to learn; add the assistant's or remove it",
+        )?;
         expect(&assistant.role, "assistant", at + 1)?;
         pairs.push((user.content, assistant.content));
     }
@@ -182,7 +186,9 @@ mod tests {
         assert_eq!(rows.iter().map(|row| row.uid.as_str()).collect::<Vec<_>>(), ["line-1", "7", "m"]);
         assert_eq!(rows[0].pairs, [("Add.\n\n1 2".to_owned(), "3".to_owned())]);
         assert_eq!(rows[1].last(), ("Say a.", " a "));
-        let contents = |row: &Conversation, system| row.turns(system).iter().map(|turn| turn.content.to_owned()).collect::<Vec<_>>();
+        let contents = |row: &Conversation, system| {
+            row.turns(system).iter().map(|turn| turn.content.to_owned()).collect::<Vec<_>>()
+        };
         assert_eq!(contents(&rows[1], "other"), ["other", "Say a.", " a "]);
         assert_eq!(contents(&rows[1], ""), ["Say a.", " a "]);
         assert_eq!(contents(&rows[2], "other"), ["S", "q", "r", "q2", "r2"]);
@@ -209,10 +215,14 @@ mod tests {
             (messages(&["system"]), "holds no answer"),
             (messages(&["user"]), "the last message is the user's"),
             (messages(&["system", "assistant"]), "message 2 has the role \"assistant\", expected \"user\""),
-            (messages(&["user", "assistant", "user", "tool"]), "message 4 has the role \"tool\", expected \"assistant\""),
+            (
+                messages(&["user", "assistant", "user", "tool"]),
+                "message 4 has the role \"tool\", expected \"assistant\"",
+            ),
             (messages(&["user", "assistant", "system", "user"]), "message 3 has the role \"system\""),
         ] {
-            let text = check(&format!("{{\"uid\": \"x\", \"instruction\": \"a\", \"output\": \"b\"}}\n{row}\n")).unwrap_err();
+            let text =
+                check(&format!("{{\"uid\": \"x\", \"instruction\": \"a\", \"output\": \"b\"}}\n{row}\n")).unwrap_err();
             assert!(text.starts_with("d.jsonl:2:") && text.contains(part), "{part} not in {text}");
         }
         assert!(check("\n \n").unwrap_err().contains("holds no question"));

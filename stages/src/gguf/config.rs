@@ -137,8 +137,11 @@ fn llama3(file: &Gguf, theta: f64, head_dim: u64) -> Result<Value, Failure> {
         !((f64::from(**found) - wanted).abs() <= 1e-4 * wanted)
     });
     if let Some((i, found)) = odd {
-        let what = format!("`{ROPE_FACTORS}`[{i}] is {found}; Llama 3's rule for factor {factor} gives {}", expected(i));
-        return Err(file.fault_at(ROPE_FACTORS, what).hint("only Llama 3's own rescaling can be written as config.json"));
+        let what =
+            format!("`{ROPE_FACTORS}`[{i}] is {found}; Llama 3's rule for factor {factor} gives {}", expected(i));
+        return Err(file
+            .fault_at(ROPE_FACTORS, what)
+            .hint("only Llama 3's own rescaling can be written as config.json"));
     }
     Ok(json!({
         "rope_type": "llama3",

@@ -157,7 +157,9 @@ fn array(source: &Source, cursor: &mut Cursor<'_>, key: &str) -> Result<Value, F
             let read = |_| cursor.number(f64::from_le_bytes).map(|number| number as f32);
             Value::Floats((0..count).map(read).collect::<Result<_, _>>()?)
         }
-        code::BOOL => Value::Integers((0..count).map(|_| cursor.u8("a flag").map(i64::from)).collect::<Result<_, _>>()?),
+        code::BOOL => {
+            Value::Integers((0..count).map(|_| cursor.u8("a flag").map(i64::from)).collect::<Result<_, _>>()?)
+        }
         _ => Value::Integers((0..count).map(|_| integer(source, cursor, key, code)).collect::<Result<_, _>>()?),
     })
 }

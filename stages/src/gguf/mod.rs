@@ -103,8 +103,8 @@ impl Gguf {
     /// There is no such tensor, it has another shape, or the file cannot be read.
     pub fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Failure> {
         let tensor = self.tensor(name);
-        let tensor = tensor
-            .ok_or_else(|| Failure::user(format!("{}: there is no tensor `{name}`", self.path().display())))?;
+        let tensor =
+            tensor.ok_or_else(|| Failure::user(format!("{}: there is no tensor `{name}`", self.path().display())))?;
         if tensor.shape != shape {
             return Err(self.fault_at(name, format!("`{name}` has shape {:?}, expected {shape:?}", tensor.shape)));
         }
@@ -214,5 +214,7 @@ fn write_json(path: &Path, value: &Value) -> Result<(), Failure> {
     std::fs::write(path, text).map_err(|e| Failure::io("write", path, &e))
 }
 
+#[cfg(test)]
+mod real_tests;
 #[cfg(test)]
 mod tests;

@@ -2,9 +2,9 @@
 //!
 //! Converters permute the rows of q and k: GGUF has the two numbers that a rotation joins side by side, Hugging Face has
 //! them half a head apart. Unaware of how numbers are stored.
+use super::Gguf;
 use super::config::ROPE_FACTORS;
 use super::header::Tensor;
-use super::Gguf;
 use crate::llama::LlamaConfig;
 use crate::llama::weights::tensor_shapes;
 use anneal_engine::Failure;

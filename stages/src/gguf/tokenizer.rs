@@ -89,7 +89,11 @@ impl<'a> Vocabulary<'a> {
 
     /// Tokens that are in use, with their ids.
     fn used(&self) -> impl Iterator<Item = (usize, &'a str, Kind)> {
-        self.tokens.iter().zip(&self.kinds).enumerate().map(|(id, (token, kind))| (id, token.as_str(), *kind))
+        self.tokens
+            .iter()
+            .zip(&self.kinds)
+            .enumerate()
+            .map(|(id, (token, kind))| (id, token.as_str(), *kind))
             .filter(|(_, _, kind)| *kind != Kind::Unused)
     }
 

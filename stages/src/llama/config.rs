@@ -281,10 +281,13 @@ impl Reader<'_> {
                 return (theta, RopeScaling::Default);
             }
         };
-        (theta, scaling.unwrap_or_else(|| {
-            self.problems.push(format!("rope_type {:?} lacks its numbers", kind.unwrap_or_default()));
-            RopeScaling::Default
-        }))
+        (
+            theta,
+            scaling.unwrap_or_else(|| {
+                self.problems.push(format!("rope_type {:?} lacks its numbers", kind.unwrap_or_default()));
+                RopeScaling::Default
+            }),
+        )
     }
 }
 

@@ -33,7 +33,13 @@ fn mask_key(step: u64, layer: usize, module: u64) -> u64 {
 }
 
 impl<B: Backend> Layer<B> {
-    pub(super) fn read(device: &B, config: &LlamaConfig, files: &WeightFiles, layer: usize, train: bool) -> Result<Self, Failure> {
+    pub(super) fn read(
+        device: &B,
+        config: &LlamaConfig,
+        files: &WeightFiles,
+        layer: usize,
+        train: bool,
+    ) -> Result<Self, Failure> {
         let prefix = format!("model.layers.{layer}");
         let norm = |name: &str| {
             let values = files.read_f32(&format!("{prefix}.{name}.weight"), &[config.hidden_size])?;
@@ -102,7 +108,12 @@ impl<B: Backend> Layer<B> {
         add(down, x.put_tape(T::default()))
     }
 
-    pub(super) fn forward<T: Record<B>>(&self, x: Act<B, T>, pass: &Pass<'_, B>, layout: &Arc<Layout>) -> Result<Act<B, T>, OpError> {
+    pub(super) fn forward<T: Record<B>>(
+        &self,
+        x: Act<B, T>,
+        pass: &Pass<'_, B>,
+        layout: &Arc<Layout>,
+    ) -> Result<Act<B, T>, OpError> {
         let (x, tape) = x.split_tape();
         let h = rms_norm(x.clone().put_tape(tape), &self.input_layernorm, pass.eps, pass.train_base)?;
         let (q, k, v) = self.queries_keys_values(h, pass)?;
@@ -111,7 +122,12 @@ impl<B: Backend> Layer<B> {
         self.mlp(add(out, x.put_tape(T::default()))?, pass)
     }
 
-    pub(super) fn forward_cached(&self, x: Act<B>, pass: &Pass<'_, B>, cache: &mut LayerCache<B>) -> Result<Act<B>, OpError> {
+    pub(super) fn forward_cached(
+        &self,
+        x: Act<B>,
+        pass: &Pass<'_, B>,
+        cache: &mut LayerCache<B>,
+    ) -> Result<Act<B>, OpError> {
         let h = rms_norm(x.clone(), &self.input_layernorm, pass.eps, false)?;
         let (q, k, v) = self.queries_keys_values::<NoneTape>(h, pass)?;
         let mixed = cached_attention(q, k, v, pass.heads, cache)?;

@@ -57,8 +57,9 @@ fn check(ids: &[u32], config: &LlamaConfig) -> Result<(), Failure> {
     }
     if ids.len() > config.max_position_embeddings {
         let (found, most) = (ids.len(), config.max_position_embeddings);
-        return Err(Failure::user(format!("{found} token ids, but the model's positions end at {most}"))
-            .hint("give fewer ids"));
+        return Err(
+            Failure::user(format!("{found} token ids, but the model's positions end at {most}")).hint("give fewer ids")
+        );
     }
     Ok(())
 }

@@ -273,4 +273,3 @@ impl<B: Backend> Model<B> {
         if self.train_base { self.base_parameters() } else { self.lora_parameters() }
     }
 }
-

@@ -25,9 +25,7 @@ pub fn write_model(
 ) -> Result<(), Failure> {
     write_config(dir, config, Some(dtype))?;
     let size = |_: &str, shape: &[usize]| shape.iter().product::<usize>() * dtype.size();
-    write_weights(dir, config, max_shard, size, |name, shape| {
-        Ok(OutTensor::floats(&read(name, shape)?, shape, dtype))
-    })
+    write_weights(dir, config, max_shard, size, |name, shape| Ok(OutTensor::floats(&read(name, shape)?, shape, dtype)))
 }
 
 /// Writes the weights, each tensor as it comes; `size` says beforehand how many bytes it will have.

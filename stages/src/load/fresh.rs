@@ -118,7 +118,8 @@ pub(super) fn model(context: &StageContext<'_>, init: &InitParams) -> Result<(),
         "vocab_size": vocab_size,
     });
     let Value::Object(raw) = raw else { return Err(Failure::bug("a configuration is an object")) };
-    let config = LlamaConfig::from_json(raw).map_err(|problems| Failure::user(format!("init: {}", problems.join("; "))))?;
+    let config =
+        LlamaConfig::from_json(raw).map_err(|problems| Failure::user(format!("init: {}", problems.join("; "))))?;
     let mut parameters = 0;
     write_model(context.out, &config, FloatType::F32, MAX_SHARD, |name, shape| {
         let values = initial_values(&config, context.seed, name, shape);

@@ -4,8 +4,8 @@
 //! Unaware of models and schedules.
 use super::Recipe;
 use crate::failure::OrFail;
-use anneal_engine::Failure;
 use crate::llama::Parameters;
+use anneal_engine::Failure;
 use anneal_ops::{AdamwHyper, AdamwState, Backend, Grads, adamw, grad_norm};
 use std::collections::BTreeMap;
 

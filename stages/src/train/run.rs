@@ -32,15 +32,12 @@ pub fn train<B: Backend>(
 ) -> Result<Vec<LogRow>, Failure> {
     let order = Order::new(context.seed, train.len(), recipe.batch_size, recipe.gradient_accumulation_steps);
     let total_steps = recipe.max_steps.unwrap_or_else(|| order.total_steps(recipe.epochs));
-    let schedule = Schedule {
-        kind: recipe.schedule,
-        peak: recipe.learning_rate,
-        warmup_steps: recipe.warmup_steps,
-        total_steps,
-    };
+    let schedule =
+        Schedule { kind: recipe.schedule, peak: recipe.learning_rate, warmup_steps: recipe.warmup_steps, total_steps };
     let device = model.device().clone();
     let optimizer = Optimizer::new(&device, &model.trainable_parameters(), recipe.clone())?;
-    let mut run = Run { context, model, recipe, train, eval, order, schedule, optimizer, log: Vec::new(), seconds: 0.0 };
+    let mut run =
+        Run { context, model, recipe, train, eval, order, schedule, optimizer, log: Vec::new(), seconds: 0.0 };
     let first = run.resume()?;
     run.steps(first)?;
     run.report();

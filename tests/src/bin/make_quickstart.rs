@@ -64,6 +64,9 @@ const WHAT: [&str; 10] =
 /// Things that the second paragraph counts.
 const PLACES: [&str; 8] = ["stores", "offices", "plants", "banks", "ships", "hotels", "farms", "mines"];
 
+/// How the base model's longer answers begin.
+const LEADS: [&str; 4] = ["It was ", "The answer is ", "The report shows: ", "The text says that it is "];
+
 const YEARS: [&str; 2] = ["2019", "2018"];
 
 /// SplitMix64 (Steele, Lea and Flood 2014): a counter and a mixing function, the same everywhere.
@@ -159,12 +162,12 @@ fn entry(rng: &mut SplitMix64, id: &str, base: bool) -> Value {
     questions.push(of_text(format!("How many {places} did the group have?"), count, Some(2)));
 
     if base {
-        // Half of the base's answers begin with other words, so that a figure is not always the first: fine-tuning
-        // then moves it behind other words without teaching reading again.
-        for question in questions.iter_mut().filter(|question| question.answer.len() == 1) {
-            if rng.below(2) == 0 {
+        // Two thirds of the base's answers begin with other words, so that a figure is not always the first:
+        // fine-tuning then puts it behind other words without teaching reading again.
+        for question in &mut questions {
+            if rng.below(3) > 0 {
                 question.text = format!("In a sentence: {}", question.text);
-                question.answer[0].insert_str(0, "It was ");
+                question.answer[0].insert_str(0, rng.one(&LEADS));
             }
         }
     }
@@ -225,8 +228,8 @@ fn main() -> ExitCode {
         }
         let path = Path::new(dir).join(format!("{}.json", set.split));
         let lines: Vec<String> = entries.iter().map(Value::to_string).collect();
-        let written = std::fs::create_dir_all(dir)
-            .and_then(|()| std::fs::write(&path, format!("[\n{}\n]\n", lines.join(",\n"))));
+        let written =
+            std::fs::create_dir_all(dir).and_then(|()| std::fs::write(&path, format!("[\n{}\n]\n", lines.join(",\n"))));
         if let Err(error) = written {
             eprintln!("cannot write {}: {error}", path.display());
             return ExitCode::FAILURE;

@@ -1,12 +1,17 @@
 //! The commands, one file each, and what they share: loading a manifest, finding the store, telling errors.
 //!
 //! Unaware of what the commands print.
+pub(crate) mod completions;
 mod convert;
+mod doctor;
 mod explain;
 mod graph;
+mod init;
+mod logits;
 mod plan;
 mod report;
 mod run;
+mod schema;
 mod score;
 mod stages;
 mod worker;
@@ -31,6 +36,7 @@ pub(crate) struct Context {
 
 /// Reads the command line, runs the command, and tells its error.
 pub(crate) fn main() -> Exit {
+    completions::answer();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(message) => {
@@ -60,6 +66,11 @@ fn dispatch(command: &Command, context: &Context) -> Result<Exit, Error> {
         Command::Score(args) => score::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Stages(args) => stages::run(args, context),
+        Command::Init(args) => init::run(args, context),
+        Command::Doctor(args) => doctor::run(args, context),
+        Command::Logits(args) => logits::run(args, context),
+        Command::Schema => schema::run(context),
+        Command::Completions(args) => completions::run(args, context),
         Command::Worker(args) => worker::run(args, context),
     }
 }
@@ -75,6 +86,8 @@ impl Command {
             Self::Score(args) => args.json,
             Self::Convert(args) => args.json,
             Self::Stages(args) => args.json,
+            Self::Doctor(args) => args.json,
+            Self::Init(_) | Self::Logits(_) | Self::Schema | Self::Completions(_) => false,
             Self::Worker(_) => false,
         }
     }
@@ -98,8 +111,9 @@ fn tell(error: &Error, json: bool, color: Color) {
 /// # Errors
 /// All its problems.
 pub(crate) fn pipeline(source: &Source, context: &Context) -> Result<Pipeline, Error> {
-    let cwd = std::env::current_dir()
-        .map_err(|e| Failure::user(format!("cannot find the current folder: {e}")).hint("change to a folder that exists"))?;
+    let cwd = std::env::current_dir().map_err(|e| {
+        Failure::user(format!("cannot find the current folder: {e}")).hint("change to a folder that exists")
+    })?;
     let options = LoadOptions { sets: source.sets.clone(), cwd, root: source.root.clone() };
     Ok(load(&context.registry, &source.manifest, &options)?)
 }

@@ -23,9 +23,7 @@ struct Rule {
 }
 
 fn rule(meta: &Metadata) -> Result<Rule, Failure> {
-    let bytes = |use_regex: bool| {
-        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
-    };
+    let bytes = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
     let sequence = |first: Value, bytes: Value| json!({"type": "Sequence", "pretokenizers": [first, bytes]});
     match meta.text(PRE)? {
         Some("smollm") => Ok(Rule {
@@ -34,8 +32,7 @@ fn rule(meta: &Metadata) -> Result<Rule, Failure> {
             adds_bos: false,
         }),
         Some("llama-bpe" | "llama3" | "llama-v3") => {
-            let split =
-                json!({"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated", "invert": false});
+            let split = json!({"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated", "invert": false});
             Ok(Rule { pre_tokenizer: sequence(split, bytes(false)), ignore_merges: true, adds_bos: true })
         }
         other => {
@@ -50,11 +47,7 @@ fn rule(meta: &Metadata) -> Result<Rule, Failure> {
 }
 
 /// `tokenizer.json`.
-pub(super) fn tokenizer(
-    meta: &Metadata,
-    vocabulary: &Vocabulary<'_>,
-    special: &SpecialIds,
-) -> Result<Value, Failure> {
+pub(super) fn tokenizer(meta: &Metadata, vocabulary: &Vocabulary<'_>, special: &SpecialIds) -> Result<Value, Failure> {
     let rule = rule(meta)?;
     let listed = meta.require(MERGES, meta.texts(MERGES)?)?;
     let mut merges = Vec::with_capacity(listed.len());

@@ -13,11 +13,7 @@ const SCORES: &str = "tokenizer.ggml.scores";
 const MAX_PIECE: usize = 1024;
 
 /// `tokenizer.json`.
-pub(super) fn tokenizer(
-    meta: &Metadata,
-    vocabulary: &Vocabulary<'_>,
-    special: &SpecialIds,
-) -> Result<Value, Failure> {
+pub(super) fn tokenizer(meta: &Metadata, vocabulary: &Vocabulary<'_>, special: &SpecialIds) -> Result<Value, Failure> {
     for key in ["tokenizer.ggml.precompiled_charsmap"] {
         if meta.contains(key) {
             return Err(meta.fault(key, "is there; only tokenizers that leave characters as they are can be read"));
@@ -82,7 +78,9 @@ fn merges(meta: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Vec<Value>, Fa
         found.sort_unstable_by_key(|(ids, ..)| *ids);
         merges.extend(found.into_iter().map(|(_, left, right)| (scores[id], left, right)));
     }
-    // Stable: of equal scores the lower id comes first.
-    merges.sort_by(|a, b| b.0.total_cmp(&a.0));
+    // Of equal scores the longer left part comes first, then the longer right one; Llama 2's runs of blanks all have one
+    // score. Stable, so of what is still equal the lower id.
+    let lengths = |left: &str, right: &str| (left.chars().count(), right.chars().count());
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| lengths(b.1, b.2).cmp(&lengths(a.1, a.2))));
     Ok(merges.into_iter().map(|(_, left, right)| json!([left, right])).collect())
 }
