@@ -75,17 +75,21 @@ impl Failure {
         self
     }
 
-    /// An operation on a file failed: names the operation, the path and the system's reason, and hints at the two
-    /// causes that people can mend at once (a full disk, a missing permission).
+    /// An operation on a file failed: names the operation, the path and the system's reason, and hints at the causes
+    /// that people can mend at once (a full disk, a missing permission, a wrong path).
     pub fn io(action: &str, path: &Path, error: &std::io::Error) -> Self {
-        use std::io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull};
+        use std::io::ErrorKind::{
+            InvalidData, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull,
+        };
         let failure = Self::user(format!("cannot {action} {}: {error}", path.display()));
         match error.kind() {
             StorageFull => failure.hint("the disk is full; free some space and run again: finished stages are kept"),
             PermissionDenied | ReadOnlyFilesystem => {
                 failure.hint("check the permissions of that path, or choose another place with --outputs DIR")
             }
-            NotFound => failure.hint("check the path; relative paths start at the project root"),
+            NotFound => failure.hint("check the path; relative paths in a manifest start at the project root"),
+            NotADirectory => failure.hint("a part of that path is a file; remove it, or choose another path"),
+            InvalidData => failure.hint("the file is damaged or of another kind; check that it is the one you meant"),
             _ => failure,
         }
     }

@@ -193,7 +193,11 @@ fn answer_all<B: Backend>(
                     .hint("run the same command again; answers are computed anew"));
             }
             let prompt = tokens.prompt(chosen[*position]);
-            answers.push((*position, generator.greedy(prompt, max_new_tokens, end_tokens).or_fail()?));
+            let sample = |failure: Failure| {
+                let uid = &tokens.examples[chosen[*position]].uid;
+                Failure { message: format!("sample {uid}: {}", failure.message), ..failure }
+            };
+            answers.push((*position, generator.greedy(prompt, max_new_tokens, end_tokens).map_err(sample)?));
             // A closed channel only means that nobody counts any more.
             let _ = sender.send(());
         }

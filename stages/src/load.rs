@@ -158,7 +158,11 @@ impl Stage for Load {
             if file.is_file() {
                 sources.push(Source { name: format!("dataset/{split}"), path: file });
             } else {
-                let what = if file.is_dir() { "is a folder, expected a file" } else { "there is no such file" };
+                let what = match (file.is_dir(), file.exists()) {
+                    (true, _) => "is a folder, expected a file",
+                    (_, true) => "is a device or a pipe, expected a file",
+                    _ => "there is no such file",
+                };
                 problems.push(missing(&["dataset", split], format!("{}: {what}", file.display())));
             }
         }

@@ -12,6 +12,19 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
 }
 
+/// Reads the content of a `tokenizer.json`.
+///
+/// # Errors
+/// What is wrong with it. The crate `tokenizers` panics on some damaged files (0.23: a text that ends inside its decoder,
+/// a normalizer's table that cannot be decoded): it gets whole JSON only, and its panic is an error like others.
+pub(crate) fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|e| format!("not valid JSON: {e}"))?;
+    match std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes)) {
+        Ok(parsed) => parsed.map_err(|e| e.to_string()),
+        Err(_) => Err("a part of it is damaged".to_owned()),
+    }
+}
+
 impl Tokenizer {
     /// Reads `tokenizer.json` of a folder.
     ///
@@ -20,8 +33,8 @@ impl Tokenizer {
     pub fn read(dir: &Path) -> Result<Self, Failure> {
         let path = dir.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|e| Failure::io("read", &path, &e))?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| {
-            Failure::user(format!("{}: not a tokenizer.json: {e}", path.display()))
+        let inner = parse(&bytes).map_err(|problem| {
+            Failure::user(format!("{}: not a tokenizer.json: {problem}", path.display()))
                 .hint("copy the file again from where the model came from")
         })?;
         Ok(Self { path, inner })

@@ -78,6 +78,7 @@ pub fn parse(
     let mut tree = tree::parse(&source, &mut problems);
     let recovered = !problems.is_empty();
     let broken_lines: Vec<usize> = problems.iter().map(|problem| problem.line).collect();
+    shorten(&mut problems);
     for (i, argument) in options.sets.iter().enumerate() {
         set::apply(argument, i + 1, &mut tree, &mut problems);
     }
@@ -86,6 +87,11 @@ pub fn parse(
     // What recovery made of a broken line is not what was meant.
     problems
         .extend(checker.problems.into_iter().filter(|p| p.place.source.is_set() || !broken_lines.contains(&p.line)));
+    // Missing files alone are for `run` and `plan` to weigh; beside other problems they are told with them.
+    if !problems.is_empty() {
+        let nodes = checked.iter().flat_map(|(_, nodes)| nodes);
+        problems.extend(nodes.flat_map(|node| node.missing.iter().cloned()));
+    }
     let header = |experiment: Experiment| Header {
         experiment: experiment.name,
         seed: experiment.seed,
@@ -108,6 +114,17 @@ pub fn parse(
     let mut problems = Diagnostics(problems);
     problems.sort();
     Err(problems)
+}
+
+/// Leaves the first few complaints about the grammar: a file of another kind has one on every line.
+fn shorten(problems: &mut Vec<Diagnostic>) {
+    const ENOUGH: usize = 5;
+    let more = problems.len().saturating_sub(ENOUGH);
+    problems.sort_by_key(|problem| problem.line);
+    problems.truncate(ENOUGH);
+    if let (Some(last), true) = (problems.last_mut(), more > 0) {
+        last.hint = Some(format!("{more} more lines cannot be read: is this file TOML?"));
+    }
 }
 
 type Checked = Option<(Experiment, Vec<crate::graph::Node>)>;

@@ -53,7 +53,7 @@ impl Encoder {
     pub fn open(model: &Path, choice: ChatChoice) -> Result<Self, DataError> {
         let path = model.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|source| DataError::io("read", &path, source))?;
-        let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| DataError::Tokenizer {
+        let tokenizer = crate::text::parse(&bytes).map_err(|error| DataError::Tokenizer {
             place: path.display().to_string(),
             problem: format!("it is not a tokenizer.json that can be read here: {error}"),
         })?;

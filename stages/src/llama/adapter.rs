@@ -170,7 +170,14 @@ impl Adapter {
                 .hint("the two files belong to different adapters"));
         }
         let scaling = self.config.scaling(module, rank)?;
-        let read = |name: &str, shape: [usize; 2]| file.read_f32(name, &shape);
+        let read = |name: &str, shape: [usize; 2]| {
+            let other_base = |failure: Failure| match failure.hint {
+                // A shape: here it is the base's, not that of a configuration beside the file.
+                Some(_) => failure.hint("the adapter was made for a base of another shape"),
+                None => failure,
+            };
+            file.read_f32(name, &shape).map_err(other_base)
+        };
         if part == Part::Embedding {
             // PEFT looks columns of A up: the update of the table [vocabulary, hidden] is (B A) transposed.
             let (a, b) = (read(second, [input, rank])?, read(first, [rank, out])?);

@@ -86,7 +86,8 @@ impl LlamaConfig {
                 .hint("copy the file again from where the model came from")
         })?;
         let Value::Object(raw) = value else {
-            return Err(Failure::user(format!("{}: expected a JSON object", path.display())));
+            return Err(Failure::user(format!("{}: expected a JSON object", path.display()))
+                .hint("copy the file again from where the model came from"));
         };
         Self::from_json(raw).map_err(|problems| {
             Failure::user(format!("{}: {}", path.display(), problems.join("; ")))
@@ -203,17 +204,19 @@ impl Reader<'_> {
         }
     }
 
-    /// A size from 1 to 2^31; null counts as absent.
+    /// A size from 1 to 2^31, a number of layers to 2^16; null counts as absent.
     fn size(&mut self, key: &str, default: Option<usize>) -> usize {
+        // Every layer has tensors with names: a number like 2^31 would fill the memory before any is looked for.
+        let largest: u64 = if key == "num_hidden_layers" { 1 << 16 } else { 1 << 31 };
         match self.raw.get(key).filter(|value| !value.is_null()) {
             None => default.unwrap_or_else(|| {
                 self.problems.push(format!("`{key}` is missing"));
                 1
             }),
             Some(value) => match value.as_u64() {
-                Some(n @ 1..=0x8000_0000) => n as usize,
+                Some(n) if (1..=largest).contains(&n) => n as usize,
                 _ => {
-                    self.problems.push(format!("`{key}` is {value}, expected a positive integer"));
+                    self.problems.push(format!("`{key}` is {value}, expected an integer from 1 to {largest}"));
                     1
                 }
             },

@@ -2,6 +2,8 @@
 //!
 //! Questions on one context share most of their prompt, so only the rest is computed again. Unaware of text.
 use super::model::{Cache, Model};
+use crate::failure::OrFail;
+use anneal_engine::{Failure, FailureClass};
 use anneal_ops::{Backend, LayerCache, OpError, argmax};
 
 /// Generates for one prompt after the other.
@@ -33,21 +35,28 @@ impl<'a, B: Backend> Generator<'a, B> {
     /// the model's last position. `prompt` must not be empty.
     ///
     /// # Errors
-    /// An id out of range, an empty prompt; no memory.
-    pub fn greedy(&mut self, prompt: &[u32], max_new_tokens: usize, eos: &[u32]) -> Result<Generated, OpError> {
+    /// An id out of range, an empty prompt; logits that are not finite, which have no largest; no memory.
+    pub fn greedy(&mut self, prompt: &[u32], max_new_tokens: usize, eos: &[u32]) -> Result<Generated, Failure> {
         let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // The last prompt token is always computed: its logits are needed.
         let reused = common.min(prompt.len().saturating_sub(1));
         self.truncate(reused);
-        let mut logits = self.feed(&prompt[reused..])?;
+        let mut logits = self.feed(&prompt[reused..]).or_fail()?;
         let room = self.model.config().max_position_embeddings.saturating_sub(prompt.len());
         let mut ids = Vec::new();
         let mut ended = false;
         for step in 0..max_new_tokens.min(room) {
             if step > 0 {
-                logits = self.feed(&ids[step - 1..])?;
+                logits = self.feed(&ids[step - 1..]).or_fail()?;
             }
-            let id = argmax(&logits)? as u32;
+            if !logits.iter().all(|logit| logit.is_finite()) {
+                let message = format!("the model's logits after {} tokens are not finite", prompt.len() + step);
+                return Err(Failure::new(FailureClass::Nan, message).hint(
+                    "its weights hold NaN or infinite numbers: look at the loss of the stage that made them, or copy \
+                     the model again",
+                ));
+            }
+            let id = argmax(&logits).or_fail()? as u32;
             if eos.contains(&id) {
                 ended = true;
                 break;

@@ -2,7 +2,7 @@
 //!
 //! Knows which tensors a Llama has and their shapes; unaware of devices.
 use super::config::LlamaConfig;
-use crate::tensor_file::TensorFile;
+use crate::tensor_file::{TensorFile, is_float};
 use anneal_engine::Failure;
 use safetensors::Dtype;
 use serde_json::Value;
@@ -115,7 +115,7 @@ impl WeightFiles {
     /// Checks that every tensor of the configuration is there with its shape, reading no data. All problems at once.
     ///
     /// # Errors
-    /// Tensors that are missing or have another shape.
+    /// Tensors that are missing, have another shape, or hold no floating-point numbers.
     pub fn check(&self, config: &LlamaConfig) -> Result<(), Failure> {
         let mut problems = Vec::new();
         for (name, shape) in tensor_shapes(config) {
@@ -123,6 +123,9 @@ impl WeightFiles {
                 None => problems.push(format!("`{name}` is missing")),
                 Some(info) if info.shape != shape => {
                     problems.push(format!("`{name}` has shape {:?}, expected {shape:?}", info.shape));
+                }
+                Some(info) if !is_float(info.dtype) => {
+                    problems.push(format!("`{name}` is {}, expected F32, F16, BF16 or F64", info.dtype));
                 }
                 Some(_) => {}
             }

@@ -4,7 +4,7 @@
 use super::DatasetFormat;
 use crate::data::{instruct, tatqa};
 use crate::failure::OrFail;
-use crate::llama::{LlamaConfig, WeightFiles, adapter, weights};
+use crate::llama::{AdapterConfig, LlamaConfig, WeightFiles, adapter, weights};
 use crate::tensor_file::TensorFile;
 use crate::text::Tokenizer;
 use anneal_engine::{Failure, StageContext};
@@ -25,9 +25,11 @@ pub(super) fn model(context: &StageContext<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Links a PEFT folder; whether it fits a base shows where it is attached to one.
+/// Links a PEFT folder after reading its configuration and the header of its weights; whether it fits a base shows where
+/// it is attached to one.
 pub(super) fn adapter(context: &StageContext<'_>) -> Result<(), Failure> {
     let dir = folder(context, &format!("adapter/{}", adapter::CONFIG))?;
+    AdapterConfig::read(&dir)?;
     TensorFile::open(&dir.join(adapter::WEIGHTS))?;
     link(context, "adapter/");
     Ok(())

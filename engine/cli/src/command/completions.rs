@@ -56,7 +56,9 @@ pub(crate) fn set_keys(current: &OsStr) -> Vec<CompletionCandidate> {
         for param in kind.params() {
             let key = format!("{name}.{}=", param.name);
             match &param.shape {
-                Shape::Choice(words) => found.extend(words.iter().map(|(word, doc)| (format!("{key}{word}"), (*doc).to_owned()))),
+                Shape::Choice(words) => {
+                    found.extend(words.iter().map(|(word, doc)| (format!("{key}{word}"), (*doc).to_owned())))
+                }
                 Shape::Bool => found.extend(["true", "false"].map(|word| (format!("{key}{word}"), param.doc.clone()))),
                 Shape::Table(inner) => {
                     let stem = format!("{name}.{}.", param.name);
@@ -92,9 +94,7 @@ fn stages(text: &str) -> Vec<(String, String)> {
 fn starting_with(current: &OsStr, found: impl Iterator<Item = (String, String)>) -> Vec<CompletionCandidate> {
     let Some(typed) = current.to_str() else { return Vec::new() };
     let found = found.filter(|(word, _)| word.starts_with(typed));
-    found
-        .map(|(word, help)| CompletionCandidate::new(word).help((!help.is_empty()).then(|| help.into())))
-        .collect()
+    found.map(|(word, help)| CompletionCandidate::new(word).help((!help.is_empty()).then(|| help.into()))).collect()
 }
 
 #[cfg(test)]

@@ -29,7 +29,10 @@ fn every_form_is_accepted_and_so_is_every_default_in_it() {
             })
             .collect();
         assert!(uncommented.matches(" = ").count() > text.matches(" = ").count() - text.matches("\n# ").count());
-        assert!(uncommented.contains("\nrank = 16\n") && uncommented.contains("\nmax_length = 4096\n"), "{uncommented}");
+        assert!(
+            uncommented.contains("\nrank = 16\n") && uncommented.contains("\nmax_length = 4096\n"),
+            "{uncommented}"
+        );
         check(&uncommented).expect("accepted with its defaults written out");
     }
 }
@@ -57,12 +60,15 @@ fn formats_are_known_by_their_first_character() {
 
 #[test]
 fn names_are_made_fit_and_nothing_is_overwritten() {
-    for (stem, name) in [("my data", "my-data"), ("-x", "x"), ("é", "experiment"), ("a.b", "a.b"), ("", "experiment")] {
+    for (stem, name) in [("my data", "my-data"), ("-x", "x"), ("é", "experiment"), ("a.b", "a.b"), ("", "experiment")]
+    {
         assert_eq!(experiment_name(stem), name);
     }
     let dir = tempfile::tempdir().expect("a folder");
     let out = dir.path().join("sub/m.toml");
     assert!(write_new(&out, "a").is_ok());
-    assert!(matches!(write_new(&out, "b"), Err(Error::Failure(failure)) if failure.message.contains("is there already")));
+    assert!(
+        matches!(write_new(&out, "b"), Err(Error::Failure(failure)) if failure.message.contains("is there already"))
+    );
     assert_eq!(std::fs::read_to_string(&out).ok().as_deref(), Some("a"));
 }

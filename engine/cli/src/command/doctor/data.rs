@@ -9,7 +9,10 @@ const TOPIC: &str = "data";
 pub(super) fn look(root: &Path, folder: Option<&Path>) -> Vec<Finding> {
     let list = root.join("data/sources.toml");
     let Ok(text) = std::fs::read_to_string(&list) else {
-        return vec![Finding::fine(TOPIC, format!("no data/sources.toml in {}, so nothing to look for", root.display()))];
+        return vec![Finding::fine(
+            TOPIC,
+            format!("no data/sources.toml in {}, so nothing to look for", root.display()),
+        )];
     };
     let table: toml::Table = match text.parse() {
         Ok(table) => table,
@@ -80,7 +83,8 @@ mod tests {
         std::fs::create_dir_all(&folder).expect("made");
         // The digest of "abc" is the example of FIPS 180-2.
         let abc = "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD";
-        let entry = |name: &str| format!("[{name}]\nfile = \"{name}.json\"\nsource = \"the shelf\"\nsha256 = \"{abc}\"\n");
+        let entry =
+            |name: &str| format!("[{name}]\nfile = \"{name}.json\"\nsource = \"the shelf\"\nsha256 = \"{abc}\"\n");
         let list = ["fine", "other", "absent"].map(entry).concat() + "[bad]\nfile = \"x\"\n";
         std::fs::write(root.path().join("data/sources.toml"), list).expect("written");
         std::fs::write(folder.join("fine.json"), "abc").expect("written");
@@ -90,7 +94,9 @@ mod tests {
         let levels: Vec<Level> = found.iter().map(|finding| finding.level).collect();
         assert_eq!(levels, [Level::Fine, Level::Missing, Level::Problem, Level::Problem], "{found:?}");
         assert!(found[1].next.as_ref().is_some_and(|next| next.contains("from the shelf")), "{found:?}");
-        assert!(found.iter().any(|finding| finding.text.contains("other.json is another file: its sha256 is a52d159f")));
+        assert!(
+            found.iter().any(|finding| finding.text.contains("other.json is another file: its sha256 is a52d159f"))
+        );
         assert!(found.iter().any(|finding| finding.text.contains("[bad] has no `file` or no `sha256`")));
         let elsewhere = look(root.path(), Some(root.path()));
         assert_eq!(elsewhere.iter().filter(|finding| finding.level == Level::Missing).count(), 3);

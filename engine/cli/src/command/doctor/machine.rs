@@ -44,7 +44,9 @@ fn device(numerics: &[&str], gpu: bool) -> Finding {
     let on_gpu = numerics.iter().any(|class| class.starts_with("cuda"));
     match (gpu, on_gpu) {
         (true, false) => Finding::fine("numerics", format!("{classes}; the NVIDIA GPU here is not used by this build")),
-        (false, true) => Finding::fine("numerics", format!("{classes}; there is no NVIDIA GPU here, so only the CPU's")),
+        (false, true) => {
+            Finding::fine("numerics", format!("{classes}; there is no NVIDIA GPU here, so only the CPU's"))
+        }
         _ => Finding::fine("numerics", classes),
     }
 }
