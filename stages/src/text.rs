@@ -32,7 +32,13 @@ impl Tokenizer {
     /// It is missing or damaged.
     pub fn read(dir: &Path) -> Result<Self, Failure> {
         let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|e| Failure::io("read", &path, &e))?;
+        let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                Failure::user(format!("{}: the model has no tokenizer.json", path.display()))
+                    .hint("put the one that it was trained with into the model's folder, beside config.json")
+            }
+            _ => Failure::io("read", &path, &e),
+        })?;
         let inner = parse(&bytes).map_err(|problem| {
             Failure::user(format!("{}: not a tokenizer.json: {problem}", path.display()))
                 .hint("copy the file again from where the model came from")

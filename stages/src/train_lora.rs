@@ -31,6 +31,9 @@ recipe_params! {
     learning_rate = 2e-4
 }
 
+/// The linear modules of a layer; every Llama has all of them.
+const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+
 /// The stage kind `train-lora`.
 #[derive(Debug)]
 pub struct TrainLora;
@@ -75,16 +78,19 @@ impl Stage for TrainLora {
         true
     }
     fn check(&self, params: &Value, _: &[&str]) -> Vec<Problem> {
-        let targets = params.get("target_modules").and_then(Value::as_array);
-        if targets.is_some_and(Vec::is_empty) {
-            return vec![Problem {
-                at: vec!["target_modules".into()],
-                message: "is empty: nothing would be trained".into(),
-                hint: Some("name at least one of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj".into()),
-                missing_file: false,
-            }];
-        }
-        Vec::new()
+        let Some(targets) = params.get("target_modules").and_then(Value::as_array) else { return Vec::new() };
+        let unknown = |target: &&Value| !target.as_str().is_some_and(|name| MODULES.contains(&name));
+        let message = match targets.iter().find(unknown) {
+            Some(target) => format!("a Llama layer has no linear module {target}"),
+            None if targets.is_empty() => "`target_modules` is empty: nothing would be trained".to_owned(),
+            None => return Vec::new(),
+        };
+        vec![Problem {
+            at: vec!["target_modules".into()],
+            message,
+            hint: Some(format!("choose among {}", MODULES.join(", "))),
+            missing_file: false,
+        }]
     }
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
         let params: TrainLoraParams = context.params()?;

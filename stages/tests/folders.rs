@@ -1,5 +1,6 @@
 //! Folder -> `consolidate` -> folder: every tensor's bytes and every other file come back; what an adapter changes is
 //! rounded once.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 use anneal_engine::{Stage, StageContext, StageInput};
 use anneal_stages::artifact::{ADAPTER, MODEL};
 use anneal_stages::consolidate::Consolidate;
@@ -72,7 +73,8 @@ fn same(max_shard_bytes: u64) -> Value {
 #[test]
 fn every_tensor_and_every_other_file_come_back() {
     let mixed = |name: &str| if name.contains("norm") { Dtype::F32 } else { Dtype::F16 };
-    for of in [&|_: &str| Dtype::F32, &|_: &str| Dtype::BF16, &|_: &str| Dtype::F16, &mixed as &dyn Fn(&str) -> Dtype] {
+    let dtypes: [&dyn Fn(&str) -> Dtype; 4] = [&|_| Dtype::F32, &|_| Dtype::BF16, &|_| Dtype::F16, &mixed];
+    for of in dtypes {
         let (base, config) = folder(of);
         for shard in [1_000_000, 700] {
             let back = consolidate(base.path(), None, &same(shard));

@@ -1,5 +1,6 @@
 //! Adapters that PEFT wrote (`tests/fixtures/peft`, made by `tests/tools/check_peft.py`): their logits here are PEFT's,
 //! read as they are, written again, and merged. The other direction needs PEFT itself: `check_peft.py check`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 use anneal_stages::llama::adapter::Adapter;
 use anneal_stages::llama::logits::{Request, write_logits};
 use anneal_stages::llama::save::write_model;

@@ -159,6 +159,7 @@ impl Outcome {
     pub(crate) fn filtered(&self, text: &str) -> String {
         let dir = self.dir.to_string_lossy().into_owned();
         let filters = [
+            (r"\b[0-9a-f]{64}-\d+-[0-9a-f]+-\d+\b", "[WORK]"),
             (r"\b[0-9a-f]{64}\b", "[DIGEST]"),
             (r"\b[0-9a-f]{12}\b", "[DIGEST]"),
             (r"[0-9.]+ (ms|s|min)\b", "[TIME]"),

@@ -8,7 +8,14 @@ use std::path::PathBuf;
 
 /// Runs declarative pipelines that fine-tune Llama models: what changed runs, everything else comes from the cache.
 #[derive(Debug, Parser)]
-#[command(name = "anneal", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "anneal",
+    bin_name = "anneal",
+    version,
+    max_term_width = 110,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 #[command(after_help = crate::exit::table())]
 pub(crate) struct Cli {
     /// When to use colour.

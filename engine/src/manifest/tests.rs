@@ -232,8 +232,8 @@ fn the_root_is_the_closest_folder_with_manifests() {
     let top = folder.path().canonicalize().unwrap();
     std::fs::create_dir_all(top.join("project/manifests/deep")).unwrap();
     std::fs::create_dir_all(top.join("project/other")).unwrap();
-    assert_eq!(text::project_root(&top.join("project/manifests/a.toml")), top.join("project"));
-    assert_eq!(text::project_root(&top.join("project/manifests/deep/a.toml")), top.join("project"));
-    assert_eq!(text::project_root(&top.join("project/other/../manifests/a.toml")), top.join("project"));
-    assert_eq!(text::project_root(&top.join("a.toml")), top);
+    assert_eq!(project_root(&top.join("project/manifests/a.toml")), top.join("project"));
+    assert_eq!(project_root(&top.join("project/manifests/deep/a.toml")), top.join("project"));
+    assert_eq!(project_root(&top.join("project/other/../manifests/a.toml")), top.join("project"));
+    assert_eq!(project_root(&top.join("a.toml")), top);
 }

@@ -112,7 +112,7 @@ fn what_cannot_be_learnt_is_refused_by_name() {
     let two = || row(&[("a", "one"), ("b", "two")]);
     let text = refusal(&encoder(None), row(&[("a", "one <|im_end|> more"), ("b", "two")]));
     assert!(text.starts_with("question the-uid: answer 1 of 2: ") && text.contains("holds a special token"), "{text}");
-    let text = refusal(&encoder(None), row(&[("a", "\none"), ("b", "two")]));
+    let text = refusal(&encoder(None), row(&[("a", "\n\none"), ("b", "two")]));
     assert!(text.contains("answer 1 of 2: the token") && text.contains("remove the white space"), "{text}");
     // A template that leaves earlier answers out, as those do that drop a model's thoughts.
     let forgetful = "{% for m in messages %}{% if m.role != 'assistant' or loop.last %}<|im_start|>{{ m.role }}:{{ m.content }}\

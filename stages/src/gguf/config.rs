@@ -133,8 +133,9 @@ fn llama3(file: &Gguf, theta: f64, head_dim: u64) -> Result<Value, Failure> {
     };
     let odd = factors.iter().enumerate().find(|(i, found)| {
         let wanted = expected(*i);
-        // Negated, so that NaN counts as odd. Converters computed these in f32.
-        !((f64::from(**found) - wanted).abs() <= 1e-4 * wanted)
+        // NaN counts as odd. Converters computed these in f32.
+        let apart = (f64::from(**found) - wanted).abs();
+        apart.is_nan() || apart > 1e-4 * wanted
     });
     if let Some((i, found)) = odd {
         let what =

@@ -31,10 +31,10 @@ impl Batch {
         let mut cu_seqlens = vec![0_u32];
         for (tokens, labelled) in sequences {
             let start = ids.len() as u32;
-            for t in 1..tokens.len() {
-                if labelled.get(t).is_some_and(|label| *label != 0) {
+            for (t, (id, label)) in tokens.iter().zip(labelled).enumerate().skip(1) {
+                if *label != 0 {
                     rows.push(start + t as u32 - 1);
-                    targets.push(tokens[t]);
+                    targets.push(*id);
                 }
             }
             ids.extend_from_slice(tokens);

@@ -84,18 +84,14 @@ impl<B: Backend> Layer<B> {
     }
 
     /// q, k and v with positions applied, from the normalised input.
-    fn queries_keys_values<T: Record<B>>(
-        &self,
-        h: Act<B, T>,
-        pass: &Pass<'_, B>,
-    ) -> Result<(Act<B, T>, Act<B, T>, Act<B, T>), OpError> {
+    fn queries_keys_values<T: Record<B>>(&self, h: Act<B, T>, pass: &Pass<'_, B>) -> Result<[Act<B, T>; 3], OpError> {
         let (h, tape) = h.split_tape();
         let q = linear(h.clone().put_tape(tape), &self.q_proj, pass.key(0))?;
         let k = linear(h.clone().put_tape(T::default()), &self.k_proj, pass.key(1))?;
         let v = linear(h.put_tape(T::default()), &self.v_proj, pass.key(2))?;
         let q = rope(q, pass.heads.head_dim, pass.rope, pass.positions)?;
         let k = rope(k, pass.heads.head_dim, pass.rope, pass.positions)?;
-        Ok((q, k, v))
+        Ok([q, k, v])
     }
 
     fn mlp<T: Record<B>>(&self, x: Act<B, T>, pass: &Pass<'_, B>) -> Result<Act<B, T>, OpError> {
@@ -116,7 +112,7 @@ impl<B: Backend> Layer<B> {
     ) -> Result<Act<B, T>, OpError> {
         let (x, tape) = x.split_tape();
         let h = rms_norm(x.clone().put_tape(tape), &self.input_layernorm, pass.eps, pass.train_base)?;
-        let (q, k, v) = self.queries_keys_values(h, pass)?;
+        let [q, k, v] = self.queries_keys_values(h, pass)?;
         let mixed = attention(q, k, v, pass.heads, layout)?;
         let out = linear(mixed, &self.o_proj, pass.key(3))?;
         self.mlp(add(out, x.put_tape(T::default()))?, pass)
@@ -129,7 +125,7 @@ impl<B: Backend> Layer<B> {
         cache: &mut LayerCache<B>,
     ) -> Result<Act<B>, OpError> {
         let h = rms_norm(x.clone(), &self.input_layernorm, pass.eps, false)?;
-        let (q, k, v) = self.queries_keys_values::<NoneTape>(h, pass)?;
+        let [q, k, v] = self.queries_keys_values::<NoneTape>(h, pass)?;
         let mixed = cached_attention(q, k, v, pass.heads, cache)?;
         let out = linear(mixed, &self.o_proj, None)?;
         self.mlp(add(out, x)?, pass)

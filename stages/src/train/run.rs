@@ -44,6 +44,12 @@ pub fn train<B: Backend>(
     Ok(run.log)
 }
 
+/// A packed micro-batch and the examples in it.
+struct MicroBatch {
+    examples: Vec<u32>,
+    batch: Batch,
+}
+
 struct Run<'a, 'c, B: Backend> {
     context: &'a StageContext<'c>,
     model: &'a mut Model<B>,
@@ -110,13 +116,13 @@ impl<B: Backend> Run<'_, '_, B> {
     }
 
     /// The packed micro-batches of a step and the number of labelled tokens in all of them.
-    fn window(&mut self, index: u64) -> Result<(Vec<(Vec<u32>, Batch)>, usize), Failure> {
+    fn window(&mut self, index: u64) -> Result<(Vec<MicroBatch>, usize), Failure> {
         let mut batches = Vec::new();
         for examples in self.order.window(index) {
             let batch = Batch::pack(examples.iter().map(|i| self.train.example(*i as usize)))?;
-            batches.push((examples, batch));
+            batches.push(MicroBatch { examples, batch });
         }
-        let labelled = batches.iter().map(|(_, batch)| batch.rows.len()).sum::<usize>();
+        let labelled = batches.iter().map(|micro| micro.batch.rows.len()).sum::<usize>();
         if labelled == 0 {
             return Err(Failure::user(format!("step {}: no example has a labelled token", index + 1)));
         }
@@ -127,12 +133,12 @@ impl<B: Backend> Run<'_, '_, B> {
     fn accumulate(
         &self,
         index: u64,
-        batches: &[(Vec<u32>, Batch)],
+        batches: &[MicroBatch],
         labelled: usize,
         grads: &mut Grads<B>,
     ) -> Result<f64, Failure> {
         let mut sum = 0.0;
-        for (number, (examples, batch)) in batches.iter().enumerate() {
+        for (number, MicroBatch { examples, batch }) in batches.iter().enumerate() {
             let label = format!("dropout of step {index}, micro-batch {number}");
             let dropout = Stream::new(self.context.seed, &label).key();
             let scale = 1.0 / labelled as f32;
@@ -159,9 +165,9 @@ impl<B: Backend> Run<'_, '_, B> {
         "?".to_owned()
     }
 
-    fn emit_step(&self, batches: &[(Vec<u32>, Batch)], labelled: usize, seconds: f64) {
+    fn emit_step(&self, batches: &[MicroBatch], labelled: usize, seconds: f64) {
         let Some(row) = self.log.last() else { return };
-        let tokens = batches.iter().map(|(_, batch)| batch.ids.len() as u64).sum();
+        let tokens = batches.iter().map(|micro| micro.batch.ids.len() as u64).sum();
         (self.context.emit)(Event::Step(Step {
             step: row.step,
             total: self.schedule.total_steps,

@@ -190,9 +190,9 @@ fn comments(registry: &Registry, kind: &str, set: &[&str]) -> String {
 
 fn comment(param: &Param) -> String {
     let unit = if param.unit.is_empty() { String::new() } else { format!(", {}", param.unit) };
-    let mut words = format!("{} ({}{unit})", param.doc.trim_end_matches('.'), shape_words(&param.shape));
+    let mut words = format!("{} ({}{unit}).", param.doc.trim_end_matches('.'), shape_words(&param.shape));
     if !param.memory.is_empty() {
-        words += &format!(" Memory: {}", param.memory);
+        words += &format!(" Memory: {}.", param.memory.trim_end_matches('.'));
     }
     let value = match &param.default {
         Some(Value::Null) | None => match &param.shape {

@@ -41,7 +41,32 @@ fn every_form_is_accepted_and_so_is_every_default_in_it() {
 fn a_manifest_reads_like_this() {
     let text = manifest("qa", Format::Instruct, &paths(false), &anneal_stages::registry());
     let head: String = text.lines().take(24).map(|line| format!("{line}\n")).collect();
-    insta::assert_snapshot!(head, @r##""##);
+    insta::assert_snapshot!(head, @r##"
+    # qa: fine-tunes a low-rank update of a model on a data file, and lets base and tuned model answer.
+    # Written by `anneal init`. What is commented out stands at its default; take the `#` away to change it.
+    #
+    #   anneal plan FILE      what a run would do
+    #   anneal run FILE       do it, and report
+
+    [experiment]
+    name = "qa"
+    seed = 42
+    # numerics = "cpu-f32"   # one of cpu-f32
+
+    [stages.base]
+    kind = "load"
+    model = 'models/a "b"'
+
+    [stages.data]
+    kind = "load"
+    dataset = { format = "instruct", train = "data/t.jsonl" }
+
+    [stages.tokens]
+    kind = "tokenize"
+    inputs = { model = "base", dataset = "data" }
+    system = ""
+    # What the model is asked; TAT-QA only, an instruction row says it itself (one of `tat-qa`, `brief`).
+    "##);
 }
 
 #[test]
