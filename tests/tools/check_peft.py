@@ -75,7 +75,10 @@ def make(folder):
         golden[name] = logits_of(in_peft(folder / "base", folder / name), IDS)
         (folder / name / "README.md").unlink(missing_ok=True)
         config = folder / name / "adapter_config.json"
-        config.write_text(config.read_text() + "\n")
+        keys = json.loads(config.read_text())
+        # PEFT writes sets in whatever order they have.
+        keys |= {key: sorted(keys[key]) for key in ["target_modules", "modules_to_save"] if keys[key]}
+        config.write_text(json.dumps(keys, indent=2, sort_keys=True) + "\n")
     save_file({name: tensor.contiguous() for name, tensor in golden.items()}, folder / "golden.safetensors")
 
 

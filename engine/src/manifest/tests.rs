@@ -5,7 +5,7 @@ mod hostile;
 
 use super::*;
 use crate::graph::StageId;
-use fake::{MANIFEST, load_text, problems, registry};
+use fake::{MANIFEST, all_problems, load_text, problems, registry};
 use insta::assert_snapshot;
 use serde_json::json;
 
@@ -167,6 +167,15 @@ fn port_types_must_fit() {
     m.toml:17:9: error: stage `lora` needs input `model`: input `model` is not connected (add `inputs = { model = "base" }`)
     m.toml:17:9: error: stage `lora` needs input `tokens`: input `tokens` is not connected (add `inputs = { tokens = "tokens" }`)
     "#);
+}
+
+#[test]
+fn missing_files_are_told_with_the_other_problems() {
+    assert_snapshot!(all_problems(MANIFEST, &[]), @"(none)");
+    assert_snapshot!(all_problems(MANIFEST, &["lora.rank=0"]), @r"
+    m.toml:11:40: error: there is no file /nowhere/train.json (run `get-data`)
+    --set:1:17: error: `rank` is out of range: expected an integer from 1 to 1024
+    ");
 }
 
 #[test]

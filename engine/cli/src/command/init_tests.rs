@@ -28,7 +28,6 @@ fn every_form_is_accepted_and_so_is_every_default_in_it() {
                 _ => format!("{line}\n"),
             })
             .collect();
-        assert!(uncommented.matches(" = ").count() > text.matches(" = ").count() - text.matches("\n# ").count());
         assert!(
             uncommented.contains("\nrank = 16\n") && uncommented.contains("\nmax_length = 4096\n"),
             "{uncommented}"
