@@ -22,7 +22,7 @@ pub struct Request<'a> {
     pub ids: &'a [u32],
     /// Numerics class, such as `cpu-f32`.
     pub numerics: &'a str,
-    /// The file to write: `logits`, f32 [tokens, vocabulary], and `ids`, i64 [tokens].
+    /// The file to write: `logits`, f32 `[tokens, vocabulary]`, and `ids`, i64 `[tokens]`.
     pub out: &'a Path,
 }
 
