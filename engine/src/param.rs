@@ -58,6 +58,15 @@ pub struct Param {
 pub trait ParamSet: Serialize + serde::de::DeserializeOwned {
     /// Its parameters in order of declaration.
     fn params() -> Vec<Param>;
+
+    /// All parameters at their defaults, as of an empty table.
+    ///
+    /// # Errors
+    /// A parameter is required.
+    fn defaults() -> Result<Self, serde_json::Error> {
+        let values = Self::params().into_iter().filter_map(|param| Some((param.name.to_owned(), param.default?)));
+        serde_json::from_value(Value::Object(values.collect()))
+    }
 }
 
 /// A Rust type that can be a parameter's value.

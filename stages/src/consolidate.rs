@@ -6,7 +6,7 @@ use crate::artifact::{ADAPTER, CHECKPOINT, MODEL, copy_companions};
 use crate::llama::adapter::Adapter;
 use crate::llama::save::{write_config, write_weights};
 use crate::llama::weights::tensor_shapes;
-use crate::llama::{LlamaConfig, WeightFiles};
+use crate::llama::{LlamaConfig, WeightFiles, WeightSource};
 use crate::tensor_file::{FloatType, OutTensor};
 use anneal_engine::{Failure, Param, ParamSet, Port, Stage, StageContext};
 use serde_json::Value;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod artifact;
+pub mod bench;
 pub mod consolidate;
 pub mod data;
 pub mod evaluate;
@@ -25,6 +26,11 @@ pub mod train_lora;
 mod words;
 
 use anneal_engine::registry::Registry;
+
+/// Threads that computation on the CPU uses.
+pub fn threads() -> usize {
+    anneal_ops::thread_count()
+}
 
 /// Every stage kind, in the order of a pipeline.
 pub fn registry() -> Registry {

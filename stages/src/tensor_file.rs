@@ -8,9 +8,41 @@ use anneal_ops::MappedFile;
 use half::{bf16, f16};
 use safetensors::tensor::{Metadata, TensorInfo, View};
 use safetensors::{Dtype, SafeTensors};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+
+const COPY_AGAIN: &str = "the file is truncated or was damaged on its way; copy it again and compare its sha256";
+
+/// The first name of a header that is there a second time.
+struct Names(Option<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(NamesVisitor)
+    }
+}
+
+struct NamesVisitor;
+
+impl<'de> Visitor<'de> for NamesVisitor {
+    type Value = Names;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a header")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+        let (mut seen, mut twice) = (HashSet::new(), None);
+        while let Some((name, IgnoredAny)) = map.next_entry::<String, _>()? {
+            if let Some(name) = seen.replace(name) {
+                twice = twice.or(Some(name));
+            }
+        }
+        Ok(Names(twice))
+    }
+}
 
 /// A mapped safetensors file whose header was checked.
 #[derive(Debug)]
@@ -31,9 +63,17 @@ impl TensorFile {
         let map = MappedFile::open(path).or_fail()?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
             Failure::user(format!("{}: not a whole safetensors file: {e} ({} bytes)", path.display(), map.len()))
-                .hint("the file is truncated or was damaged on its way; copy it again and compare its sha256")
+                .hint(COPY_AGAIN)
         })?;
-        Ok(Self { path: path.to_owned(), map, metadata, start: header + 8 })
+        let start = header + 8;
+        // The crate keeps the last of several tensors of one name without a word.
+        let names = map.get(8..start).map(serde_json::from_slice::<Names>);
+        if let Some(Ok(Names(Some(twice)))) = names {
+            return Err(
+                Failure::user(format!("{}: the tensor `{twice}` is there twice", path.display())).hint(COPY_AGAIN)
+            );
+        }
+        Ok(Self { path: path.to_owned(), map, metadata, start })
     }
 
     /// Where the file lies.
@@ -61,10 +101,14 @@ impl TensorFile {
         self.map
             .get(self.start + begin..self.start + end)
             .ok_or_else(|| Failure::user(format!("{}: tensor `{name}` lies outside the file", self.path.display())))
+            .map_err(|failure| failure.hint(COPY_AGAIN))
     }
 
     fn require(&self, name: &str) -> Result<&TensorInfo, Failure> {
-        self.info(name).ok_or_else(|| Failure::user(format!("{}: there is no tensor `{name}`", self.path.display())))
+        self.info(name).ok_or_else(|| {
+            Failure::user(format!("{}: there is no tensor `{name}`", self.path.display()))
+                .hint("the file is incomplete or of another kind; copy it again from where it came from")
+        })
     }
 
     /// A floating-point tensor as f32 (exact for F16 and BF16), checked to have this shape.
@@ -82,7 +126,7 @@ impl TensorFile {
             .hint("config.json and the weights belong to different models"));
         }
         let bytes = self.bytes(name)?;
-        Ok(match info.dtype {
+        let values = match info.dtype {
             Dtype::F32 => numbers(bytes, f32::from_le_bytes),
             Dtype::BF16 => numbers(bytes, |b| bf16::from_le_bytes(b).to_f32()),
             Dtype::F16 => numbers(bytes, |b| f16::from_le_bytes(b).to_f32()),
@@ -91,9 +135,14 @@ impl TensorFile {
                 return Err(Failure::user(format!(
                     "{}: tensor `{name}` is {other}, expected F32, F16, BF16 or F64",
                     self.path.display()
-                )));
+                ))
+                .hint("save the model again with unquantised weights, in bf16 for instance"));
             }
-        })
+        };
+        // A model is read once, tensor by tensor: without this the file would count twice, as it is and as f32.
+        let (begin, end) = info.data_offsets;
+        self.map.release(self.start + begin..self.start + end);
+        Ok(values)
     }
 
     /// An integer tensor of rank 1 whose dtype is known beforehand.
@@ -107,7 +156,8 @@ impl TensorFile {
                 "{}: tensor `{name}` is {}, expected {dtype}",
                 self.path.display(),
                 info.dtype
-            )));
+            ))
+            .hint(COPY_AGAIN));
         }
         Ok(numbers(self.bytes(name)?, read))
     }

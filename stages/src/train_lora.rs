@@ -32,7 +32,8 @@ recipe_params! {
 }
 
 /// The linear modules of a layer; every Llama has all of them.
-const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+/// The linear modules of a layer, which an update may have.
+pub const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /// The stage kind `train-lora`.
 #[derive(Debug)]

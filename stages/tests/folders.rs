@@ -6,7 +6,7 @@ use anneal_stages::artifact::{ADAPTER, MODEL};
 use anneal_stages::consolidate::Consolidate;
 use anneal_stages::llama::adapter::{Adapter, AdapterConfig};
 use anneal_stages::llama::weights::tensor_shapes;
-use anneal_stages::llama::{LlamaConfig, WeightFiles};
+use anneal_stages::llama::{LlamaConfig, WeightFiles, WeightSource};
 use anneal_stages::random::Stream;
 use anneal_stages::tensor_file::{self, FloatType, OutTensor};
 use safetensors::Dtype;

@@ -4,7 +4,7 @@
 use anneal_stages::llama::adapter::Adapter;
 use anneal_stages::llama::logits::{Request, write_logits};
 use anneal_stages::llama::save::write_model;
-use anneal_stages::llama::{LlamaConfig, WeightFiles};
+use anneal_stages::llama::{LlamaConfig, WeightFiles, WeightSource};
 use anneal_stages::tensor_file::{FloatType, TensorFile};
 use safetensors::Dtype;
 use std::path::{Path, PathBuf};

@@ -207,3 +207,79 @@ fn a_model_that_is_not_a_number() {
     assert_eq!(project.run(&["bad.toml"]), (0, 5));
     insta::assert_snapshot!(cases);
 }
+
+/// Logits are computed from ids: neither a tokenizer nor a safetensors file that belongs to no model is looked at.
+#[test]
+fn logits_need_weights_and_a_configuration_alone() {
+    let project = project();
+    let logits = |out: &str| project.anneal(&["logits", "--model", "model", "--ids", "1,5,9", "--out", out]);
+    assert_eq!(logits("whole.safetensors").code, Some(0));
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::remove_file(project.path("model").join(name)).unwrap();
+    }
+    project.write("model/stray.safetensors", "no safetensors file");
+    project.write(
+        "model/model-00009-of-00009.safetensors",
+        std::fs::read(project.path("model/model.safetensors")).unwrap(),
+    );
+    let outcome = logits("bare.safetensors");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let read = |name: &str| std::fs::read(project.path(name)).unwrap();
+    assert!(read("whole.safetensors") == read("bare.safetensors"));
+    // An index counts before a single file; what it does not name is not looked at either.
+    std::fs::rename(project.path("model/model.safetensors"), project.path("model/part.safetensors")).unwrap();
+    let header = read("model/part.safetensors");
+    let length = u64::from_le_bytes(*header.first_chunk().unwrap()) as usize;
+    let names: Map<String, Value> = serde_json::from_slice(&header[8..8 + length]).unwrap();
+    let map: Map<String, Value> = names
+        .keys()
+        .filter(|name| *name != "__metadata__")
+        .map(|name| (name.clone(), json!("part.safetensors")))
+        .collect();
+    project.write("model/model.safetensors.index.json", json!({"weight_map": map}).to_string());
+    project.write("model/model.safetensors", "no safetensors file");
+    assert_eq!(logits("index.safetensors").code, Some(0));
+    assert!(read("whole.safetensors") == read("index.safetensors"));
+}
+
+/// A GGUF file of one tensor and no metadata.
+fn gguf(tensors: u64, kind: u32) -> Vec<u8> {
+    let name = b"blk.0.attn_q.weight";
+    [
+        &b"GGUF\x03\0\0\0"[..],
+        &tensors.to_le_bytes(),
+        &[0; 8],
+        &(name.len() as u64).to_le_bytes(),
+        name,
+        &2_u32.to_le_bytes(),
+        &256_u64.to_le_bytes(),
+        &1_u64.to_le_bytes(),
+        &kind.to_le_bytes(),
+        &[0; 8],
+        // As many as an f32 row has, and those that align it.
+        &[0; 1056],
+    ]
+    .concat()
+}
+
+#[test]
+fn a_gguf_file_that_is_damaged_or_of_another_kind() {
+    let project = project();
+    for (name, bytes, parts) in [
+        ("empty", Vec::new(), ["m.gguf: byte 0: expected the magic number", "copy it again and compare its sha256"]),
+        ("text", b"<!DOCTYPE html>".to_vec(), ["m.gguf: byte 0: not a GGUF file", "copy the file again"]),
+        ("a lie", gguf(1 << 60, 0), ["m.gguf: byte 8: 1152921504606846976 tensors should follow", "truncated"]),
+        ("a quantisation", gguf(1, 10), ["the tensor `blk.0.attn_q.weight` is Q2_K", "take a file in one of F32"]),
+        ("no metadata", gguf(1, 0), ["the metadata key `general.architecture` is missing", "no complete Llama model"]),
+    ] {
+        project.write("m.gguf", bytes);
+        let convert = project.anneal(&["convert", "m.gguf", "converted"]);
+        let run = project.anneal(&["run", "bad.toml", "--only", "base", "--set", "base.model=m.gguf"]);
+        for outcome in [convert, run] {
+            assert_eq!(outcome.code, Some(3), "{name}: {outcome:?}");
+            let text = outcome.told().split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(parts.iter().all(|part| text.contains(part)), "{name}: {text}");
+        }
+        assert!(!project.path("converted").exists());
+    }
+}

@@ -20,7 +20,10 @@ fn small(dir: &Path) -> Vec<u8> {
 fn read(dir: &Path, bytes: &[u8]) -> Result<usize, String> {
     let path = dir.join("any.safetensors");
     std::fs::write(&path, bytes).unwrap();
-    let file = TensorFile::open(&path).map_err(|failure| failure.message)?;
+    let file = TensorFile::open(&path).map_err(|failure| {
+        assert!(failure.message.contains("any.safetensors") && failure.hint.is_some(), "{failure}");
+        failure.message
+    })?;
     let mut total = 0;
     for name in file.names() {
         let info = file.info(&name).unwrap();
@@ -68,6 +71,16 @@ fn absurd_headers_are_refused() {
     refused(&json!({"a": tensor("F32", json!([2]), u64::MAX - 7, u64::MAX)}).to_string(), 8);
     let (a, b) = (tensor("F32", json!([2]), 0, 8), tensor("F32", json!([2]), 4, 12));
     refused(&json!({"a": a, "b": b}).to_string(), 12);
+    // One name twice: both fit, and which one is meant cannot be known. The names in two spellings of JSON.
+    let one = tensor("F32", json!([2]), 0, 8);
+    for second in ["a", "\\u0061"] {
+        let text = format!("{{\"a\": {one}, \"{second}\": {one}}}");
+        let bytes = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &[0; 8]].concat();
+        let message = read(dir.path(), &bytes).unwrap_err();
+        assert!(message.contains("the tensor `a` is there twice"), "{message}");
+    }
+    // A header that nests without end.
+    refused(&format!("{{\"a\": {}", "[".repeat(200_000)), 8);
     for length in [u64::MAX, u64::MAX - 7, 1 << 62, 100_000_001, 9] {
         assert!(read(dir.path(), &[&length.to_le_bytes()[..], b"{}"].concat()).is_err(), "{length}");
     }

@@ -6,7 +6,9 @@
     python tests/tools/check_logits.py smollm2 logits.safetensors
 
 With --adapter DIR both apply the same PEFT adapter. With --gguf FILE the weights in the folder are first compared, bit
-for bit, with what the Python package `gguf` makes of that file. Needs torch, transformers, safetensors (and peft, gguf).
+for bit, with what the Python package `gguf` makes of that file, and the reference is what transformers' own GGUF reader
+loads: from a folder whose rows of q and k are in the wrong order both programs would compute the same wrong logits.
+Needs torch, transformers, safetensors (and peft, gguf).
 Prints the largest difference relative to the largest logit of the row; exits with 1 if it is above --tolerance, or if
 the two disagree on a token where the reference leaves no doubt.
 """
@@ -63,7 +65,7 @@ def check_weights(folder: Path, gguf_path: Path) -> bool:
             pairs = theirs.reshape(count, theirs.shape[0] // count // 2, 2, *theirs.shape[1:])
             theirs = pairs.swapaxes(1, 2).reshape(theirs.shape)
         name = hugging_face_name(tensor.name)
-        if ours[name].tobytes() != np.ascontiguousarray(theirs).tobytes():
+        if name not in ours or ours[name].tobytes() != np.ascontiguousarray(theirs).tobytes():
             print(f"differs: {name}")
             return False
         equal += 1
@@ -81,7 +83,10 @@ def main() -> int:
     args = parser.parse_args()
 
     good = args.gguf is None or check_weights(args.model, args.gguf)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, attn_implementation="eager")
+    place = {"pretrained_model_name_or_path": args.model}
+    if args.gguf:
+        place = {"pretrained_model_name_or_path": args.gguf.resolve().parent, "gguf_file": args.gguf.name}
+    model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, attn_implementation="eager")
     if args.adapter:
         from peft import PeftModel
 

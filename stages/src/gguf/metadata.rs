@@ -61,10 +61,11 @@ impl Metadata {
     /// Something wrong with the value of a key, or with its absence.
     pub(super) fn fault(&self, key: &str, what: impl std::fmt::Display) -> Failure {
         let path = self.path.display();
-        match self.entries.get(key) {
+        let failure = match self.entries.get(key) {
             Some(entry) => Failure::user(format!("{path}: byte {}: `{key}` {what}", entry.offset)),
             None => Failure::user(format!("{path}: the metadata key `{key}` {what}")),
-        }
+        };
+        failure.hint("take another conversion of the model, or its Hugging Face folder")
     }
 
     pub(super) fn contains(&self, key: &str) -> bool {

@@ -6,6 +6,7 @@
 //! file and byte. Unaware of stages and of the store.
 mod config;
 mod dequantize;
+mod direct;
 mod header;
 mod metadata;
 mod names;
@@ -17,6 +18,7 @@ mod testing;
 mod tokenizer;
 mod weights;
 
+pub use direct::Direct;
 pub use header::Tensor;
 pub use tensor_type::TensorType;
 pub use weights::Progress;
@@ -103,8 +105,7 @@ impl Gguf {
     /// There is no such tensor, it has another shape, or the file cannot be read.
     pub fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Failure> {
         let tensor = self.tensor(name);
-        let tensor =
-            tensor.ok_or_else(|| Failure::user(format!("{}: there is no tensor `{name}`", self.path().display())))?;
+        let tensor = tensor.ok_or_else(|| self.lacks(name))?;
         if tensor.shape != shape {
             return Err(self.fault_at(name, format!("`{name}` has shape {:?}, expected {shape:?}", tensor.shape)));
         }
@@ -119,6 +120,11 @@ impl Gguf {
         self.source.read_at(offset, buffer)
     }
 
+    fn lacks(&self, tensor: &str) -> Failure {
+        Failure::user(format!("{}: there is no tensor `{tensor}`", self.path().display()))
+            .hint("the file holds no whole Llama; take another conversion of the model, or its Hugging Face folder")
+    }
+
     /// Something wrong with a tensor, at its entry in the table.
     fn fault_at(&self, tensor: &str, what: impl std::fmt::Display) -> Failure {
         self.source.fault(self.tensor(tensor).map_or(0, |tensor| tensor.described_at), what)
@@ -129,7 +135,7 @@ impl Gguf {
         match self.tensor("token_embd.weight").map(|tensor| tensor.shape.as_slice()) {
             Some([rows, _]) => Ok(*rows),
             Some(shape) => Err(self.fault_at("token_embd.weight", format!("the embedding has shape {shape:?}"))),
-            None => Err(Failure::user(format!("{}: there is no tensor `token_embd.weight`", self.path().display()))),
+            None => Err(self.lacks("token_embd.weight")),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::data::encoder::Encoder;
 use crate::data::prompt::PromptTemplate;
 use crate::data::tatqa;
 use crate::data::testing::data_dir;
-use crate::llama::{LlamaConfig, WeightFiles};
+use crate::llama::{LlamaConfig, WeightFiles, WeightSource};
 use serde_json::json;
 
 #[expect(clippy::print_stdout, reason = "a skipped test must say so")]
@@ -38,6 +38,20 @@ fn the_folder_is_that_of_the_original_model() {
     expected.as_object_mut().unwrap().remove("add_prefix_space");
     assert_eq!(read(&ours, "tokenizer_config.json"), expected);
     assert_eq!(read(&ours, "config.json")["torch_dtype"], json!("float32"));
+}
+
+#[test]
+fn every_text_of_the_oracle_has_its_ids() {
+    let (Some(dir), Some(data)) = (folder(), data_dir()) else { return };
+    let tokenizer = tokenizers::Tokenizer::from_file(dir.path().join("model/tokenizer.json")).unwrap();
+    let oracle: Value =
+        serde_json::from_slice(&std::fs::read(data.join("tokenizers/encode_oracle.json")).unwrap()).unwrap();
+    let rows = |key: &str| oracle[key].as_array().unwrap().clone();
+    assert_eq!(rows("texts").len(), rows("smollm2").len());
+    for (text, expected) in rows("texts").iter().zip(rows("smollm2")) {
+        let ids = tokenizer.encode(text.as_str().unwrap(), false).unwrap().get_ids().to_vec();
+        assert_eq!(ids, serde_json::from_value::<Vec<u32>>(expected).unwrap(), "{text}");
+    }
 }
 
 #[test]

@@ -50,7 +50,10 @@ impl Source {
 
     /// Something wrong at a byte of this file.
     pub(super) fn fault(&self, offset: u64, what: impl std::fmt::Display) -> Failure {
-        Failure::user(format!("{}: byte {offset}: {what}", self.path.display()))
+        Failure::user(format!("{}: byte {offset}: {what}", self.path.display())).hint(
+            "copy the file again and compare its sha256; if it is the same, take another conversion of the model, or \
+             its Hugging Face folder",
+        )
     }
 
     /// The file ends before what begins at `offset` does.

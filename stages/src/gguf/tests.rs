@@ -9,7 +9,7 @@ fn check(bytes: Vec<u8>) -> Result<(), Failure> {
 
 fn refused(builder: &testing::Builder) -> String {
     let failure = check(builder.build()).expect_err("should be refused");
-    assert!(failure.message.starts_with("m.gguf: "), "{failure}");
+    assert!(failure.message.starts_with("m.gguf: ") && failure.hint.is_some(), "{failure}");
     failure.message
 }
 
@@ -49,7 +49,9 @@ fn absurd_sizes_are_refused_before_memory_is_asked_for() {
         let mut bytes = b"GGUF\x03\0\0\0".to_vec();
         bytes.extend([tensors.to_le_bytes(), keys.to_le_bytes()].concat());
         bytes.extend(rest);
-        check(bytes).expect_err("absurd").message
+        let failure = check(bytes).expect_err("absurd");
+        assert!(failure.hint.is_some(), "no next step: {failure}");
+        failure.message
     };
     assert!(header(u64::MAX, 0, &[]).contains("byte 8: 18446744073709551615 tensors"));
     assert!(header(0, 1 << 60, &[0; 64]).contains("byte 16: 1152921504606846976 metadata entries"));
@@ -70,6 +72,124 @@ fn absurd_sizes_are_refused_before_memory_is_asked_for() {
     assert!(tensor(&[4], u64::MAX - 31).contains("after the header on, but the file ends"));
     assert!(tensor(&[4], 7).contains("no multiple of 32"));
     assert!(tensor(&[1; 5], 0).contains("5 dimensions"));
+    assert!(tensor(&[1; 9], 0).contains("9 dimensions") && tensor(&[], 0).contains("0 dimensions"));
+    assert!(tensor(&[1 << 32, 1 << 32, 2], 0).contains("absurd shape"));
+    // A text, and a text inside an array, that end far behind the file.
+    let long = |parts: &[&[u8]]| header(0, 1, &[&[&1_u64.to_le_bytes()[..], b"k"], parts].concat().concat());
+    let length = (1_u64 << 60).to_le_bytes();
+    assert!(long(&[&8_u32.to_le_bytes(), &length]).contains("expected the text of `k` of 1152921504606846976 bytes"));
+    let one = [&9_u32.to_le_bytes()[..], &8_u32.to_le_bytes(), &1_u64.to_le_bytes(), &length].concat();
+    assert!(long(&[&one]).contains("expected a text of `k` of 1152921504606846976 bytes"));
+    assert!(long(&[&77_u32.to_le_bytes(), &[0; 40]]).contains("`k` has the unknown type 77"));
+}
+
+#[test]
+fn other_versions_are_refused() {
+    for (version, part) in [
+        (0_u32, "GGUF version 0, expected 2 or 3"),
+        (1, "GGUF version 1, expected 2 or 3"),
+        (4, "GGUF version 4, expected 2 or 3"),
+        (u32::MAX, "GGUF version 4294967295"),
+        (2_u32.swap_bytes(), "big-endian"),
+        (3_u32.swap_bytes(), "big-endian"),
+    ] {
+        let mut bytes = tiny().build();
+        bytes[4..8].copy_from_slice(&version.to_le_bytes());
+        let failure = check(bytes).expect_err("another version");
+        assert!(failure.message.contains(part) && failure.hint.is_some(), "{failure}");
+    }
+    let mut second = tiny().build();
+    second[4] = 2;
+    check(second).unwrap();
+    assert!(check(b"GGML\x03\0\0\0".to_vec()).unwrap_err().message.contains("does not begin with \"GGUF\""));
+}
+
+/// Swaps the last place of `from` in the file for `to`, of the same length.
+fn patched(builder: &testing::Builder, from: &[u8], to: &[u8]) -> String {
+    let mut bytes = builder.build();
+    let at = bytes.windows(from.len()).rposition(|window| window == from).expect("it is there");
+    bytes[at..at + to.len()].copy_from_slice(to);
+    let failure = check(bytes).expect_err("should be refused");
+    assert!(failure.message.starts_with("m.gguf: byte ") && failure.hint.is_some(), "{failure}");
+    failure.message
+}
+
+#[test]
+fn names_that_are_there_twice_and_tensors_that_overlap() {
+    let key = patched(&tiny(), b"llama.context_length", b"general.architecture");
+    assert!(key.contains("the key `general.architecture` is there twice"), "{key}");
+    let k_as_v = patched(&tiny(), b"blk.0.attn_v.weight", b"blk.0.attn_k.weight");
+    assert!(k_as_v.contains("the tensor `blk.0.attn_k.weight` is there twice, first at byte"), "{k_as_v}");
+    // The gate's offset is put on that of the tensor before it.
+    let file = Gguf::from_bytes(Path::new("m.gguf"), tiny().build()).unwrap();
+    let data = file.tensors.iter().map(|tensor| tensor.offset).min().unwrap();
+    let (gate, output) =
+        (file.tensor("blk.0.ffn_gate.weight").unwrap(), file.tensor("blk.0.attn_output.weight").unwrap());
+    let entry = |offset: u64| [&[0; 4][..], &(offset - data).to_le_bytes()].concat();
+    let overlap = patched(&tiny(), &entry(gate.offset), &entry(output.offset + 32));
+    assert!(
+        overlap.contains("the tensor `blk.0.ffn_gate.weight` begins within `blk.0.attn_output.weight`"),
+        "{overlap}"
+    );
+}
+
+#[test]
+fn every_key_that_a_llama_needs_is_missed_by_name() {
+    for key in [
+        "general.architecture",
+        "llama.block_count",
+        "llama.embedding_length",
+        "llama.feed_forward_length",
+        "llama.attention.head_count",
+        "llama.attention.layer_norm_rms_epsilon",
+        "tokenizer.ggml.tokens",
+        "tokenizer.ggml.scores",
+        "token_embd.weight",
+        "blk.0.attn_k.weight",
+    ] {
+        let message = refused(&tiny().without(key));
+        assert!(message.contains(&format!("`{key}`")), "{key}: {message}");
+    }
+}
+
+#[test]
+fn values_of_another_type_are_refused_by_key() {
+    for (builder, part) in [
+        (tiny().f32("llama.embedding_length", 8.0), "`llama.embedding_length` is a number, expected an integer from 0"),
+        (
+            tiny().raw("llama.block_count", 5, (-1_i32).to_le_bytes().into()),
+            "`llama.block_count` is an integer, expected",
+        ),
+        (tiny().raw("llama.block_count", 10, u64::MAX.to_le_bytes().into()), "an absurd number"),
+        (tiny().text("llama.attention.layer_norm_rms_epsilon", "1e-5"), "is a text, expected a finite number"),
+        (tiny().f32("llama.rope.freq_base", f32::NAN), "`llama.rope.freq_base` is a number, expected a finite number"),
+        (tiny().u32("general.architecture", 1), "`general.architecture` is an integer, expected a text"),
+        (tiny().text("tokenizer.ggml.tokens", "a"), "`tokenizer.ggml.tokens` is a text, expected a list of texts"),
+        (tiny().i32s("tokenizer.ggml.scores", &[0; 8]), "is a list of integers, expected a list of numbers"),
+        (tiny().f32s("tokenizer.ggml.scores", &[0.0]), "`tokenizer.ggml.scores` has 1 entries for 8 tokens"),
+        (tiny().i32s("tokenizer.ggml.token_type", &[9; 8]), "has the unknown kind 9"),
+        (tiny().u32("tokenizer.ggml.add_bos_token", 1), "`tokenizer.ggml.add_bos_token` is an integer, expected true"),
+        (tiny().u32("tokenizer.chat_template", 1), "`tokenizer.chat_template` is an integer, expected a text"),
+        (tiny().u32("general.alignment", 0), "general.alignment is 0, expected a power of two"),
+        (tiny().u32("general.alignment", 48), "general.alignment is 48, expected a power of two"),
+    ] {
+        let message = refused(&builder);
+        assert!(message.contains(part), "{part} not in {message}");
+    }
+    // A row of 8 numbers is a quarter of a block.
+    let odd = refused(&tiny().tensor("blk.0.attn_q.weight", &[HIDDEN, HIDDEN], 8, vec![0; 68]));
+    assert!(odd.contains("`blk.0.attn_q.weight` has rows of 8, no multiple of Q8_0's block"), "{odd}");
+}
+
+/// 256 runs of one letter, each a piece of all the longer ones: 32,640 merges of 3 MB from a file of 40 kB.
+#[test]
+fn a_vocabulary_made_to_explode_is_refused() {
+    let tokens: Vec<String> = (1..=256).map(|length| "a".repeat(length)).collect();
+    let builder = tiny().texts("tokenizer.ggml.tokens", &tokens).f32s("tokenizer.ggml.scores", &[0.0; 256]);
+    let message = refused(&builder.without("tokenizer.ggml.token_type"));
+    assert!(message.contains("no trained vocabulary"), "{message}");
+    let long = ["<unk>", "<s>", "</s>", "a", "b", "▁", "ab", &"x".repeat(257)];
+    assert!(refused(&tiny().texts("tokenizer.ggml.tokens", &long)).contains("has a piece of 257 bytes at 7"));
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn convert(file: &Gguf, piece: &Piece<'_>, dtype: FloatType) -> Result<Vec<u8>, 
 }
 
 /// Rows of whole heads, put back into Hugging Face's order. Quantised blocks never cross rows, so rows move as they are.
-fn in_order(stored: &[u8], row_bytes: usize, head: usize) -> Vec<u8> {
+pub(super) fn in_order(stored: &[u8], row_bytes: usize, head: usize) -> Vec<u8> {
     let mut ordered = Vec::with_capacity(stored.len());
     for rows in stored.chunks(head * row_bytes) {
         for row in 0..head {

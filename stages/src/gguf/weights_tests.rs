@@ -1,6 +1,6 @@
 use super::*;
 use crate::gguf::testing::{HIDDEN, tiny, tiny_tensors, value};
-use crate::llama::{LlamaConfig, WeightFiles};
+use crate::llama::{LlamaConfig, WeightFiles, WeightSource};
 use crate::tensor_file::{self, OutTensor};
 
 fn open(bytes: Vec<u8>) -> Gguf {

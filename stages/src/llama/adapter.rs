@@ -3,6 +3,7 @@
 //! Reads what PEFT 0.21 writes: updates of linear modules, of the head and of the embedding, ranks and alphas by
 //! pattern, rsLoRA, whole modules. Unaware of devices and of how an adapter was trained.
 mod config;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -97,7 +98,8 @@ impl Adapter {
     ///
     /// # Errors
     /// A file is missing or damaged, the kind of adapter is not known, or a tensor does not fit the base. A tensor
-    /// that would be ignored is an error too: a silently dropped update is worse than none.
+    /// that would be ignored is an error too: a silently dropped update is worse than none. So is a module that the
+    /// configuration names without an update: the adapter belongs to a base with fewer layers.
     pub fn read(dir: &Path, base: &LlamaConfig) -> Result<Self, Failure> {
         let config = AdapterConfig::read(dir)?;
         let file = TensorFile::open(&dir.join(WEIGHTS))?;
@@ -106,8 +108,10 @@ impl Adapter {
             adapter.take(&file, &name, base)?;
         }
         if adapter.modules.is_empty() && adapter.saved.is_empty() {
-            return Err(Failure::user(format!("{}: holds no tensor", file.path().display())));
+            return Err(Failure::user(format!("{}: holds no tensor", file.path().display()))
+                .hint("copy the adapter again from where it came from, or train it anew"));
         }
+        targets::check(dir, &adapter, base)?;
         Ok(adapter)
     }
 
@@ -171,10 +175,10 @@ impl Adapter {
         }
         let scaling = self.config.scaling(module, rank)?;
         let read = |name: &str, shape: [usize; 2]| {
-            let other_base = |failure: Failure| match failure.hint {
-                // A shape: here it is the base's, not that of a configuration beside the file.
-                Some(_) => failure.hint("the adapter was made for a base of another shape"),
-                None => failure,
+            let other_base = |failure: Failure| match file.info(name) {
+                // Here the shape is the base's, not that of a configuration beside the file.
+                Some(info) if info.shape != shape => failure.hint("the adapter was made for a base of another shape"),
+                _ => failure,
             };
             file.read_f32(name, &shape).map_err(other_base)
         };

@@ -2,7 +2,7 @@
 //!
 //! Unaware of the layers around it, of files and of optimizers.
 use super::config::LlamaConfig;
-use super::weights::{WeightFiles, has_bias, linear_shapes, parent_of};
+use super::weights::{WeightSource, has_bias, linear_shapes, parent_of};
 use crate::failure::OrFail;
 use anneal_engine::Failure;
 use anneal_ops::{
@@ -36,7 +36,7 @@ impl<B: Backend> Layer<B> {
     pub(super) fn read(
         device: &B,
         config: &LlamaConfig,
-        files: &WeightFiles,
+        files: &dyn WeightSource,
         layer: usize,
         train: bool,
     ) -> Result<Self, Failure> {

@@ -3,8 +3,9 @@
 //! Needs no tokenizer. Unaware of stages and of texts.
 use super::adapter::Adapter;
 use super::batch::Batch;
-use super::{LlamaConfig, Model, WeightFiles};
+use super::{LlamaConfig, Model, WeightFiles, WeightSource};
 use crate::failure::OrFail;
+use crate::gguf::Gguf;
 use crate::tensor_file::{self, FloatType, OutTensor};
 use anneal_engine::Failure;
 use anneal_ops::{Backend, BackendVisitor, act_to_vec, with_backend};
@@ -14,7 +15,7 @@ use std::path::Path;
 /// What is computed, and where it goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// A Hugging Face folder; its tokenizer is not looked at.
+    /// A Hugging Face folder or a GGUF file; its tokenizer is not looked at.
     pub model: &'a Path,
     /// A PEFT folder, applied unmerged.
     pub adapter: Option<&'a Path>,
@@ -32,10 +33,19 @@ pub struct Request<'a> {
 /// No ids, an id outside the vocabulary, more ids than positions; what reading the model or the adapter finds wrong; the
 /// file cannot be written.
 pub fn write_logits(request: Request<'_>) -> Result<[usize; 2], Failure> {
+    if request.model.is_file() {
+        let file = Gguf::open(request.model)?;
+        let weights = file.direct()?;
+        return write(request, weights.config(), &weights);
+    }
     let config = LlamaConfig::read(&request.model.join("config.json"))?;
-    check(request.ids, &config)?;
-    let adapter = request.adapter.map(|dir| Adapter::read(dir, &config)).transpose()?;
-    let work = Work { request, config: &config, adapter: adapter.as_ref() };
+    write(request, &config, &WeightFiles::open(request.model)?)
+}
+
+fn write(request: Request<'_>, config: &LlamaConfig, weights: &dyn WeightSource) -> Result<[usize; 2], Failure> {
+    check(request.ids, config)?;
+    let adapter = request.adapter.map(|dir| Adapter::read(dir, config)).transpose()?;
+    let work = Work { request, config, weights, adapter: adapter.as_ref() };
     let logits = with_backend(request.numerics, work).or_fail()??;
     let shape = [request.ids.len(), config.vocab_size];
     let ids = request.ids.iter().flat_map(|id| i64::from(*id).to_le_bytes()).collect();
@@ -67,6 +77,7 @@ fn check(ids: &[u32], config: &LlamaConfig) -> Result<(), Failure> {
 struct Work<'a> {
     request: Request<'a>,
     config: &'a LlamaConfig,
+    weights: &'a dyn WeightSource,
     adapter: Option<&'a Adapter>,
 }
 
@@ -74,8 +85,7 @@ impl BackendVisitor for Work<'_> {
     type Out = Result<Vec<f32>, Failure>;
 
     fn visit<B: Backend>(self, device: B) -> Self::Out {
-        let files = WeightFiles::open(self.request.model)?;
-        let mut model = Model::read(device, self.config, &files, false)?;
+        let mut model = Model::read(device, self.config, self.weights, false)?;
         if let Some(adapter) = self.adapter {
             model.attach(adapter)?;
         }

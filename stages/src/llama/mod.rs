@@ -17,4 +17,4 @@ pub use adapter::AdapterConfig;
 pub use batch::Batch;
 pub use config::LlamaConfig;
 pub use model::{Model, Parameters};
-pub use weights::WeightFiles;
+pub use weights::{WeightFiles, WeightSource};

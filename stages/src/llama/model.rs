@@ -6,7 +6,7 @@ use super::batch::Batch;
 use super::config::LlamaConfig;
 use super::layer::{Layer, Pass};
 use super::rope::inv_freq;
-use super::weights::{WeightFiles, parent_of};
+use super::weights::{WeightSource, parent_of};
 use crate::failure::OrFail;
 use anneal_engine::Failure;
 use anneal_ops::{
@@ -64,12 +64,12 @@ impl<'a, B: Backend> Parameters<'a, B> {
 pub type Cache<B> = Vec<LayerCache<B>>;
 
 impl<B: Backend> Model<B> {
-    /// Builds a model from weight files, checking every tensor's shape before it reads one. `train_base` makes all
+    /// Builds a model from its weights, checking every tensor's shape before it reads one. `train_base` makes all
     /// its weights trainable.
     ///
     /// # Errors
     /// Tensors that are missing or do not fit the configuration; no memory.
-    pub fn read(device: B, config: &LlamaConfig, files: &WeightFiles, train_base: bool) -> Result<Self, Failure> {
+    pub fn read(device: B, config: &LlamaConfig, files: &dyn WeightSource, train_base: bool) -> Result<Self, Failure> {
         files.check(config)?;
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let table = |name: &str| -> Result<Weight<B>, Failure> {

@@ -102,7 +102,7 @@ fn write_json(path: &Path, value: &Value) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llama::WeightFiles;
+    use crate::llama::{WeightFiles, WeightSource};
 
     fn config() -> LlamaConfig {
         let json = json!({"model_type": "llama", "vocab_size": 16, "hidden_size": 8, "intermediate_size": 12,

@@ -43,6 +43,20 @@ pub fn files_of(dir: &Path) -> Result<Vec<String>, Failure> {
     Ok(names.into_iter().map(str::to_owned).collect())
 }
 
+/// Where a model's tensors come from.
+pub trait WeightSource {
+    /// Checks that every tensor of the configuration is there with its shape, reading no data. All problems at once.
+    ///
+    /// # Errors
+    /// Tensors that are missing or do not fit.
+    fn check(&self, config: &LlamaConfig) -> Result<(), Failure>;
+    /// A tensor by its checkpoint name as f32, checked to have this shape.
+    ///
+    /// # Errors
+    /// It is absent, has another shape, or cannot be read.
+    fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Failure>;
+}
+
 /// All tensors of a model, mapped.
 #[derive(Debug)]
 pub struct WeightFiles {
@@ -95,12 +109,10 @@ impl WeightFiles {
         let known: BTreeSet<String> = tensor_shapes(config).into_iter().map(|(name, _)| name).collect();
         self.index.keys().filter(|name| !known.contains(*name)).cloned().collect()
     }
+}
 
-    /// A tensor as f32, checked to have this shape.
-    ///
-    /// # Errors
-    /// It is absent, has another shape, or a dtype that is no floating-point type.
-    pub fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Failure> {
+impl WeightSource for WeightFiles {
+    fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Failure> {
         match self.index.get(name) {
             Some(file) => self.files[*file].read_f32(name, shape),
             None => Err(Failure::user(format!(
@@ -112,11 +124,7 @@ impl WeightFiles {
         }
     }
 
-    /// Checks that every tensor of the configuration is there with its shape, reading no data. All problems at once.
-    ///
-    /// # Errors
-    /// Tensors that are missing, have another shape, or hold no floating-point numbers.
-    pub fn check(&self, config: &LlamaConfig) -> Result<(), Failure> {
+    fn check(&self, config: &LlamaConfig) -> Result<(), Failure> {
         let mut problems = Vec::new();
         for (name, shape) in tensor_shapes(config) {
             match self.index.get(&name).and_then(|file| self.files[*file].info(&name)) {

@@ -4,7 +4,7 @@
 use super::DatasetFormat;
 use crate::data::{instruct, tatqa};
 use crate::failure::OrFail;
-use crate::llama::{AdapterConfig, LlamaConfig, WeightFiles, adapter, weights};
+use crate::llama::{AdapterConfig, LlamaConfig, WeightFiles, WeightSource, adapter, weights};
 use crate::tensor_file::TensorFile;
 use crate::text::Tokenizer;
 use anneal_engine::{Failure, StageContext};

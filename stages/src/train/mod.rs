@@ -9,4 +9,5 @@ pub mod recipe;
 pub mod run;
 pub mod schedule;
 
+pub use optimizer::Optimizer;
 pub use recipe::Recipe;

@@ -19,19 +19,7 @@ pub(super) fn run(args: &Logits, context: &Context) -> Result<Exit, Error> {
         // The grammar asks for one of the two.
         (None, None) => return Err(Error::Usage(Failure::user("give --ids or --ids-file"))),
     };
-    let known = context.registry.numerics();
-    let numerics = match &args.numerics {
-        None => known.first().copied().unwrap_or_default(),
-        Some(name) => known.iter().find(|known| *known == name).ok_or_else(|| {
-            let failure = Failure::user(format!("there is no numerics class `{name}` in this build"));
-            Error::Usage(failure.hint(format!("the classes are: {}", known.join(", "))))
-        })?,
-    };
-    if args.model.is_file() {
-        return Err(Failure::user(format!("{} is a file, expected a Hugging Face folder", args.model.display()))
-            .hint("make a folder of a GGUF file with `anneal convert`")
-            .into());
-    }
+    let numerics = super::numerics(args.numerics.as_deref(), context)?;
     let adapter = args.adapter.as_deref();
     let request = Request { model: &args.model, adapter, ids: &ids, numerics, out: &args.out };
     let [tokens, vocabulary] = write_logits(request)?;

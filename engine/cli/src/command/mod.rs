@@ -1,6 +1,7 @@
 //! The commands, one file each, and what they share: loading a manifest, finding the store, telling errors.
 //!
 //! Unaware of what the commands print.
+mod bench;
 pub(crate) mod completions;
 mod convert;
 mod doctor;
@@ -69,6 +70,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<Exit, Error> {
         Command::Init(args) => init::run(args, context),
         Command::Doctor(args) => doctor::run(args, context),
         Command::Logits(args) => logits::run(args, context),
+        Command::Bench(args) => bench::run(args, context),
         Command::Schema => schema::run(context),
         Command::Completions(args) => completions::run(args, context),
         Command::Worker(args) => worker::run(args, context),
@@ -87,6 +89,7 @@ impl Command {
             Self::Convert(args) => args.json,
             Self::Stages(args) => args.json,
             Self::Doctor(args) => args.json,
+            Self::Bench(args) => args.json(),
             Self::Init(_) | Self::Logits(_) | Self::Schema | Self::Completions(_) => false,
             Self::Worker(_) => false,
         }
@@ -129,4 +132,21 @@ pub(crate) fn outputs(args: &Outputs, pipeline: &Pipeline) -> PathBuf {
 /// The folder cannot be made or read.
 pub(crate) fn store(args: &Outputs, pipeline: &Pipeline) -> Result<Store, Error> {
     Ok(Store::open(&outputs(args, pipeline))?)
+}
+
+/// The numerics class that was asked for; the build's first by default.
+///
+/// # Errors
+/// This build has no such class.
+fn numerics(asked: Option<&str>, context: &Context) -> Result<&'static str, Error> {
+    let known = context.registry.numerics();
+    let found = match asked {
+        None => known.first(),
+        Some(name) => known.iter().find(|known| **known == name),
+    };
+    found.copied().ok_or_else(|| {
+        let failure =
+            Failure::user(format!("there is no numerics class `{}` in this build", asked.unwrap_or_default()));
+        Error::Usage(failure.hint(format!("the classes are: {}", known.join(", "))))
+    })
 }

@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 
 const SCORES: &str = "tokenizer.ggml.scores";
 /// Longest piece that is looked at for merges, bytes; the work grows with its square. Trained vocabularies stop at 64.
-const MAX_PIECE: usize = 1024;
+const MAX_PIECE: usize = 256;
+/// Most merges for each piece, on average: Llama 2 has two. Pieces that all are pieces of each other would have as many
+/// as they have characters, and take far more memory than the file.
+const MAX_MERGES: usize = 16;
 
 /// `tokenizer.json`.
 pub(super) fn tokenizer(meta: &Metadata, vocabulary: &Vocabulary<'_>, special: &SpecialIds) -> Result<Value, Failure> {
@@ -77,6 +80,10 @@ fn merges(meta: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<Vec<Value>, Fa
             cuts.filter_map(|(left, right)| Some(((normal(left)?, normal(right)?), left, right))).collect();
         found.sort_unstable_by_key(|(ids, ..)| *ids);
         merges.extend(found.into_iter().map(|(_, left, right)| (scores[id], left, right)));
+        if merges.len() > MAX_MERGES * vocabulary.tokens.len() {
+            let what = format!("can be merged in more than {} ways: no trained vocabulary", merges.len() - 1);
+            return Err(meta.fault("tokenizer.ggml.tokens", what));
+        }
     }
     // Of equal scores the longer left part comes first, then the longer right one; Llama 2's runs of blanks all have one
     // score. Stable, so of what is still equal the lower id.

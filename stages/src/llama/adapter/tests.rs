@@ -51,7 +51,8 @@ fn the_first_pattern_that_matches_decides() {
 #[test]
 fn what_was_read_is_written_again_and_read_the_same() {
     let keys = json!({"use_rslora": true, "rank_pattern": {"model.layers.0.self_attn.q_proj": 5},
-        "alpha_pattern": {"q_proj": 2.5}, "target_modules": "all-linear", "init_lora_weights": "gaussian"});
+        "alpha_pattern": {"q_proj": 2.5}, "target_modules": ["layers.0.self_attn.q_proj", "lm_head"],
+        "init_lora_weights": "gaussian"});
     let tensors: &[(&str, &[usize])] = &[
         (Q0_A, &[5, 8]),
         (Q0_B, &[8, 5]),
@@ -106,6 +107,42 @@ fn what_would_compute_something_else_is_refused_by_name() {
     }
     let fine = json!({"use_dora": false, "arrow_config": null, "target_parameters": [], "init_lora_weights": true});
     assert!(Adapter::read(folder(fine, good).path(), &base(false)).is_ok());
+}
+
+/// Of the same widths but with fewer layers: every tensor fits, and half of the model would stay as it was.
+#[test]
+fn an_adapter_of_a_shallower_base_is_refused_and_one_of_some_layers_is_not() {
+    let layer: &[(&str, &[usize])] = &[(Q0_A, &[2, 8]), (Q0_B, &[8, 2])];
+    for (keys, part) in [
+        (json!({"target_modules": ["q_proj"]}), "`model.layers.1.self_attn.q_proj`; there are updates up to layer 0"),
+        (json!({"target_modules": ["self_attn.q_proj"]}), "`model.layers.1.self_attn.q_proj`;"),
+        (json!({"target_modules": ".*\\.q_proj"}), "`model.layers.1.self_attn.q_proj`;"),
+        (json!({"target_modules": "all-linear"}), "`model.layers.0.self_attn.k_proj` and 12 more;"),
+        (json!({"target_modules": ["q_proj"], "layers_to_transform": [0, 1]}), "the base has layers 0 to 1"),
+        (
+            json!({"target_modules": ["k_proj", "q_proj"], "layers_to_transform": 0}),
+            "`model.layers.0.self_attn.k_proj`",
+        ),
+        (json!({"target_modules": ["q_proj"], "exclude_modules": ["k_proj"]}), "`model.layers.1.self_attn.q_proj`;"),
+    ] {
+        let text = refusal(keys.clone(), layer, false);
+        assert!(text.contains(part) && text.contains("another depth"), "{keys}: {part} not in {text}");
+    }
+    for keys in [
+        json!({"target_modules": ["q_proj"], "layers_to_transform": [0]}),
+        json!({"target_modules": ["q_proj"], "layers_to_transform": 0}),
+        json!({"target_modules": ["q_proj"], "exclude_modules": ["layers.1.self_attn.q_proj"]}),
+        json!({"target_modules": ["q_proj"], "exclude_modules": ".*1.*"}),
+        json!({"target_modules": ["layers.0.self_attn.q_proj"]}),
+        json!({"target_modules": ["0.self_attn.q_proj", "j"]}),
+        json!({"target_modules": "model\\.layers\\.0\\..*q_proj"}),
+        json!({"target_modules": null}),
+        // Look-ahead, which cannot be read here, promises nothing.
+        json!({"target_modules": "(?=x).*"}),
+    ] {
+        let read = Adapter::read(folder(keys.clone(), layer).path(), &base(false));
+        assert!(read.is_ok(), "{keys}: {read:?}");
+    }
 }
 
 #[test]

@@ -1,0 +1,172 @@
+//! `anneal bench`: what a model costs on this machine, without a manifest.
+//!
+//! Unaware of how anything is measured.
+use super::Context;
+use crate::args::{Bench, BenchGenerate, BenchLoad, BenchMethod, BenchOptions, BenchTokenize, BenchTrain};
+use crate::exit::{Error, Exit};
+use crate::output;
+use anneal_stages::bench::train::{Method, TrainBench};
+use anneal_stages::bench::{BenchModel, generate, load, median, tokenize, train};
+use anneal_stages::train_lora::MODULES;
+use serde_json::{Value, json};
+
+impl Bench {
+    pub(super) fn json(&self) -> bool {
+        match self {
+            Self::Train(args) => args.options.json,
+            Self::Generate(args) => args.options.json,
+            Self::Load(args) => args.options.json,
+            Self::Tokenize(args) => args.json,
+        }
+    }
+}
+
+pub(super) fn run(args: &Bench, context: &Context) -> Result<Exit, Error> {
+    let rows = match args {
+        Bench::Train(args) => trained(args, context)?,
+        Bench::Generate(args) => generated(args, context)?,
+        Bench::Load(args) => loaded(args, context)?,
+        Bench::Tokenize(args) => tokenized(args)?,
+    };
+    if args.json() {
+        let fields = rows.into_iter().map(|row| (row.key.to_owned(), row.value)).collect();
+        output::print_json(&Value::Object(fields))?;
+    } else {
+        let width = rows.iter().map(|row| row.label.len()).max().unwrap_or(0);
+        let lines = rows.iter().filter(|row| !row.label.is_empty());
+        let text: String = lines.map(|row| format!("{:<width$}  {}\n", row.label, row.shown)).collect();
+        output::print(&text)?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// One figure: for JSON, and, if it has a label, for people.
+struct Row {
+    key: &'static str,
+    value: Value,
+    label: &'static str,
+    shown: String,
+}
+
+fn row(key: &'static str, value: impl Into<Value>, label: &'static str, shown: String) -> Row {
+    Row { key, value: value.into(), label, shown }
+}
+
+fn hidden(key: &'static str, value: impl Into<Value>) -> Row {
+    row(key, value, "", String::new())
+}
+
+/// What every measurement of a model begins with.
+fn head(options: &BenchOptions, numerics: &str) -> Vec<Row> {
+    vec![
+        row("model", options.model.clone(), "model", options.model.clone()),
+        row("numerics", numerics, "numerics", numerics.to_owned()),
+        hidden("threads", anneal_stages::threads()),
+        hidden("version", env!("CARGO_PKG_VERSION")),
+    ]
+}
+
+fn memory(peak_mib: Option<f64>) -> Row {
+    row("peak_mib", peak_mib, "peak memory", peak_mib.map_or("unknown".to_owned(), |mib| format!("{mib:.0} MiB")))
+}
+
+fn seconds(value: f64) -> String {
+    format!("{value:.3} s")
+}
+
+fn trained(args: &BenchTrain, context: &Context) -> Result<Vec<Row>, Error> {
+    let numerics = super::numerics(args.options.numerics.as_deref(), context)?;
+    let method = match args.method {
+        BenchMethod::Full => Method::Full,
+        BenchMethod::Lora => Method::Lora {
+            rank: args.rank as usize,
+            target_modules: MODULES.iter().map(|module| (*module).to_owned()).collect(),
+        },
+    };
+    let name = match args.method {
+        BenchMethod::Full => "full".to_owned(),
+        BenchMethod::Lora => format!("lora, rank {}", args.rank),
+    };
+    let measured = train::run(&TrainBench {
+        model: BenchModel::find(&args.options.model)?,
+        numerics,
+        method,
+        batch_size: args.batch_size as usize,
+        sequence_length: args.sequence_length as usize,
+        warmup: args.warmup as usize,
+        steps: args.steps as usize,
+        seed: args.options.seed,
+    })?;
+    let step = median(&measured.step_seconds);
+    let tokens = u64::from(args.batch_size) * u64::from(args.sequence_length);
+    let rate = tokens as f64 / step.max(1e-12);
+    let mut rows = head(&args.options, numerics);
+    rows.extend([
+        row("method", name.clone(), "method", name),
+        hidden("batch_size", args.batch_size),
+        hidden("sequence_length", args.sequence_length),
+        row("tokens_per_step", tokens, "batch", format!("{} x {} tokens", args.batch_size, args.sequence_length)),
+        row("parameters", measured.parameters, "parameters", measured.parameters.to_string()),
+        hidden("trainable_parameters", measured.trainable_parameters),
+        hidden("load_seconds", measured.load_seconds),
+        row("step_seconds", step, "step (median)", seconds(step)),
+        hidden("all_step_seconds", measured.step_seconds.clone()),
+        row("tokens_per_second", rate, "tokens a second", format!("{rate:.0}")),
+        hidden("losses", measured.losses.clone()),
+        memory(measured.peak_mib),
+    ]);
+    Ok(rows)
+}
+
+fn generated(args: &BenchGenerate, context: &Context) -> Result<Vec<Row>, Error> {
+    let numerics = super::numerics(args.options.numerics.as_deref(), context)?;
+    let measured = generate::run(&generate::GenerateBench {
+        model: BenchModel::find(&args.options.model)?,
+        numerics,
+        prompt_tokens: args.prompt_tokens as usize,
+        new_tokens: args.new_tokens as usize,
+        warmup: 1,
+        repeats: args.repeats as usize,
+        seed: args.options.seed,
+    })?;
+    let prefill = median(&measured.prefill_seconds);
+    let decode = median(&measured.decode_tokens_per_second);
+    let mut rows = head(&args.options, numerics);
+    rows.extend([
+        row("prompt_tokens", args.prompt_tokens, "prompt", format!("{} tokens", args.prompt_tokens)),
+        row("new_tokens", args.new_tokens, "decoded", format!("{} tokens", args.new_tokens)),
+        hidden("load_seconds", measured.load_seconds),
+        row("prefill_seconds", prefill, "prefill (median)", seconds(prefill)),
+        hidden("all_prefill_seconds", measured.prefill_seconds.clone()),
+        row("decode_tokens_per_second", decode, "decoding (median)", format!("{decode:.1} tokens/s")),
+        hidden("all_decode_tokens_per_second", measured.decode_tokens_per_second.clone()),
+        memory(measured.peak_mib),
+    ]);
+    Ok(rows)
+}
+
+fn loaded(args: &BenchLoad, context: &Context) -> Result<Vec<Row>, Error> {
+    let numerics = super::numerics(args.options.numerics.as_deref(), context)?;
+    let measured = load::run(&BenchModel::find(&args.options.model)?, numerics, args.options.seed)?;
+    let mut rows = head(&args.options, numerics);
+    rows.extend([
+        row("load_seconds", measured.load_seconds, "weights there", seconds(measured.load_seconds)),
+        row("first_logit_seconds", measured.first_logit_seconds, "first logit", seconds(measured.first_logit_seconds)),
+        memory(measured.peak_mib),
+    ]);
+    Ok(rows)
+}
+
+fn tokenized(args: &BenchTokenize) -> Result<Vec<Row>, Error> {
+    let measured = tokenize::run(&args.model, &args.data, args.repeats as usize)?;
+    let time = median(&measured.seconds);
+    let rate = measured.questions as f64 / time.max(1e-12);
+    Ok(vec![
+        row("questions", measured.questions, "questions", measured.questions.to_string()),
+        row("tokens", measured.tokens, "tokens", measured.tokens.to_string()),
+        row("open_seconds", measured.open_seconds, "reading the files", seconds(measured.open_seconds)),
+        row("seconds", time, "tokenizing (median)", format!("{}, {rate:.0} questions a second", seconds(time))),
+        hidden("all_seconds", json!(measured.seconds)),
+        hidden("threads", anneal_stages::threads()),
+    ])
+}

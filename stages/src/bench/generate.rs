@@ -1,0 +1,122 @@
+//! Prefill of a prompt and greedy decoding after it, as `infer` does them, without stopping at an end token.
+//!
+//! Unaware of texts.
+use super::{BenchModel, random_ids};
+use crate::failure::OrFail;
+use crate::llama::generate::Generator;
+use anneal_engine::{Failure, memory};
+use anneal_ops::{Backend, BackendVisitor, with_backend};
+use std::time::Instant;
+
+/// A measurement of generation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateBench {
+    /// The model.
+    pub model: BenchModel,
+    /// Numerics class, such as `cpu-f32`.
+    pub numerics: &'static str,
+    /// Tokens in the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens decoded after the first, which the prefill yields.
+    pub new_tokens: usize,
+    /// Prompts before measuring begins.
+    pub warmup: usize,
+    /// Prompts measured.
+    pub repeats: usize,
+    /// Seed of weights and ids.
+    pub seed: u64,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateMeasured {
+    /// Seconds to read or draw the weights.
+    pub load_seconds: f64,
+    /// Seconds from each prompt to its first new token.
+    pub prefill_seconds: Vec<f64>,
+    /// Decoded tokens a second after that, for each prompt.
+    pub decode_tokens_per_second: Vec<f64>,
+    /// Peak of this process's memory, MiB.
+    pub peak_mib: Option<f64>,
+}
+
+/// Generates.
+///
+/// # Errors
+/// What reading the model finds wrong; more tokens than its positions; no memory.
+pub fn run(bench: &GenerateBench) -> Result<GenerateMeasured, Failure> {
+    with_backend(bench.numerics, Work { bench }).or_fail()?
+}
+
+struct Work<'a> {
+    bench: &'a GenerateBench,
+}
+
+impl BackendVisitor for Work<'_> {
+    type Out = Result<GenerateMeasured, Failure>;
+
+    fn visit<B: Backend>(self, device: B) -> Self::Out {
+        let Self { bench } = self;
+        let sampler = memory::Sampler::start();
+        let started = Instant::now();
+        let model = bench.model.open(device.clone(), bench.seed, false)?;
+        device.synchronize().or_fail()?;
+        let load_seconds = started.elapsed().as_secs_f64();
+        let (needed, most) = (bench.prompt_tokens + 1 + bench.new_tokens, model.config().max_position_embeddings);
+        if bench.prompt_tokens == 0 || needed > most {
+            return Err(Failure::user(format!("{needed} tokens in all do not fit this model"))
+                .hint(format!("prompt and new tokens together may be 2 to {most}")));
+        }
+        let (mut prefill_seconds, mut decode_tokens_per_second) = (Vec::new(), Vec::new());
+        for index in 0..bench.warmup + bench.repeats {
+            let label = format!("prompt {index}");
+            let prompt = random_ids(bench.seed, &label, bench.prompt_tokens, model.config().vocab_size);
+            let mut generator = Generator::new(&model);
+            let started = Instant::now();
+            let first = generator.greedy(&prompt, 1, &[])?;
+            let prefill = started.elapsed().as_secs_f64();
+            // Everything but the first new token is in the cache, so what follows is decoding alone.
+            let longer: Vec<u32> = prompt.into_iter().chain(first.ids).collect();
+            let started = Instant::now();
+            let rest = generator.greedy(&longer, bench.new_tokens, &[])?;
+            let decode = started.elapsed().as_secs_f64();
+            if rest.ids.len() != bench.new_tokens || rest.reused + 1 != longer.len() {
+                return Err(Failure::bug(format!("decoded {} tokens, reused {}", rest.ids.len(), rest.reused)));
+            }
+            if index >= bench.warmup {
+                prefill_seconds.push(prefill);
+                decode_tokens_per_second.push(rest.ids.len() as f64 / decode.max(1e-9));
+            }
+        }
+        let peak_mib = sampler.finish();
+        Ok(GenerateMeasured { load_seconds, prefill_seconds, decode_tokens_per_second, peak_mib })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefill_and_decode_are_told_apart() {
+        let raw = serde_json::json!({
+            "model_type": "llama", "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32,
+        });
+        let config = crate::llama::LlamaConfig::from_json(raw.as_object().cloned().unwrap_or_default()).unwrap();
+        let model = BenchModel::Shape(Box::new(config));
+        let bench = GenerateBench {
+            model,
+            numerics: "cpu-f32",
+            prompt_tokens: 20,
+            new_tokens: 8,
+            warmup: 1,
+            repeats: 3,
+            seed: 1,
+        };
+        let measured = run(&bench).unwrap();
+        assert_eq!((measured.prefill_seconds.len(), measured.decode_tokens_per_second.len()), (3, 3));
+        let long = GenerateBench { new_tokens: 12, ..bench };
+        assert!(run(&long).unwrap_err().message.contains("33 tokens"));
+    }
+}
