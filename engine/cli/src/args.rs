@@ -384,6 +384,9 @@ pub(crate) struct BenchTokenize {
     /// A TAT-QA file.
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
+    /// The chat template, as `tokenize` takes it: for folders that have none.
+    #[arg(long, default_value = "model")]
+    pub(crate) chat: String,
     /// Times; the median is shown.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repeats: u32,

@@ -24,16 +24,19 @@ pub struct TokenizeMeasured {
     pub seconds: Vec<f64>,
 }
 
-/// Tokenizes `data` for the tokenizer in the folder `model`, `repeats` times.
+/// Tokenizes `data` for the tokenizer in the folder `model`, with the chat template of this name, `repeats` times.
 ///
 /// # Errors
 /// A file cannot be read; the tokenizer or its chat template is refused; an example does not fit.
-pub fn run(model: &Path, data: &Path, repeats: usize) -> Result<TokenizeMeasured, Failure> {
+pub fn run(model: &Path, chat: &str, data: &Path, repeats: usize) -> Result<TokenizeMeasured, Failure> {
+    let chat: ChatChoice = serde_json::from_value(chat.into()).map_err(|_| {
+        Failure::user(format!("there is no chat template `{chat}`")).hint("`anneal stages tokenize` lists them")
+    })?;
     let defaults = TokenizeParams::defaults().map_err(|e| Failure::bug(format!("`tokenize` has no defaults: {e}")))?;
     let TokenizeParams { template, response, system, max_length, .. } = defaults;
     let options = Options { template, response, system, max_length };
     let started = Instant::now();
-    let encoder = Encoder::open(model, ChatChoice::Model).or_fail()?;
+    let encoder = Encoder::open(model, chat).or_fail()?;
     let contexts = tatqa::read(data).or_fail()?;
     let open_seconds = started.elapsed().as_secs_f64();
     let mut measured = TokenizeMeasured { questions: 0, tokens: 0, open_seconds, seconds: Vec::new() };

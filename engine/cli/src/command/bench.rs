@@ -158,7 +158,7 @@ fn loaded(args: &BenchLoad, context: &Context) -> Result<Vec<Row>, Error> {
 }
 
 fn tokenized(args: &BenchTokenize) -> Result<Vec<Row>, Error> {
-    let measured = tokenize::run(&args.model, &args.data, args.repeats as usize)?;
+    let measured = tokenize::run(&args.model, &args.chat, &args.data, args.repeats as usize)?;
     let time = median(&measured.seconds);
     let rate = measured.questions as f64 / time.max(1e-12);
     Ok(vec![
