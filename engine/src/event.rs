@@ -63,6 +63,8 @@ pub enum Event {
         /// Seconds the evaluation took.
         seconds: f64,
     },
+    /// What the device that a stage computes on does; about once a second.
+    Device(Device),
     /// Work done in a stage that does not train.
     Progress {
         /// Units done.
@@ -152,4 +154,26 @@ pub struct Step {
     /// Largest resident memory so far that is not a mapped file, MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_mib: Option<f64>,
+}
+
+/// A device at one time. What it keeps to itself is absent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Memory in use, by all processes, MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_mib: Option<f64>,
+    /// Memory that it has, MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_mib: Option<f64>,
+    /// Share of the last moments in which it computed, percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub utilisation_percent: Option<f64>,
+    /// Power drawn, W.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_watts: Option<f64>,
+    /// Temperature, degrees Celsius.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature_celsius: Option<f64>,
 }

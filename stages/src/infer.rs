@@ -7,14 +7,18 @@ use crate::artifact::{ADAPTER, ANSWERS, CHECKPOINT, MODEL, TOKENS, write_lines};
 use crate::data::summary::Summary;
 use crate::data::token_set::{Split, TokenSet};
 use crate::failure::OrFail;
+use crate::gpu::{Watch, watch};
 use crate::llama::adapter::Adapter;
+use crate::llama::footprint::{Footprint, numbers_of};
 use crate::llama::generate::{Generated, Generator};
+use crate::llama::generate_batch::{Limits, greedy_batch};
+use crate::llama::memory::load;
 use crate::llama::{LlamaConfig, Model, WeightFiles};
 use crate::split;
 use crate::text::Tokenizer;
 use anneal_engine::event::Event;
 use anneal_engine::{Failure, FailureClass, Param, ParamSet, Port, Stage, StageContext};
-use anneal_ops::{Backend, BackendVisitor, with_backend};
+use anneal_ops::{Backend, BackendVisitor, Category, with_backend};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,6 +26,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
+
+/// Sequences that a GPU answers at the same time.
+const SEQUENCES: usize = 64;
 
 anneal_engine::params! {
     /// Parameters of `infer`.
@@ -102,6 +109,31 @@ impl BackendVisitor for Work<'_, '_> {
     type Out = Result<(), Failure>;
 
     fn visit<B: Backend>(self, device: B) -> Self::Out {
+        self.answer(device, answer_in_batches)
+    }
+
+    fn visit_threads<B: Backend + Send + Sync>(self, device: B) -> Self::Out {
+        self.answer(device, answer_on_threads)
+    }
+}
+
+/// What is asked of a model.
+struct Asked<'a, 'c, B: Backend> {
+    watch: &'a Watch<'a, 'c>,
+    context: &'a StageContext<'c>,
+    model: &'a Model<B>,
+    tokens: &'a TokenSet,
+    chosen: &'a [usize],
+    max_new_tokens: usize,
+    end_tokens: &'a [u32],
+}
+
+impl Work<'_, '_> {
+    fn answer<B: Backend>(
+        self,
+        device: B,
+        answer_all: impl Fn(&Asked<'_, '_, B>) -> Result<Vec<Generated>, Failure>,
+    ) -> Result<(), Failure> {
         let Self { context, params } = self;
         let dir = &context.require("model")?.dir;
         let config = LlamaConfig::read(&dir.join("config.json"))?;
@@ -110,16 +142,29 @@ impl BackendVisitor for Work<'_, '_> {
         let chosen = choose(&params, &tokens)?;
         let adapter = context.input("adapter").map(|input| Adapter::read(&input.dir, &config)).transpose()?;
         let tokenizer = Tokenizer::read(dir)?;
-        let mut model = Model::read(device, &config, &WeightFiles::open(dir)?, false)?;
+        let need = Footprint::of::<B>(&config).adapter(adapter.as_ref().map_or(0, numbers_of));
+        let (mut model, mut ledger) = load(device, &config, &WeightFiles::open(dir)?, false, &need)?;
         if let Some(adapter) = &adapter {
-            model.attach(adapter)?;
+            ledger.phase(Category::Adapters, || model.attach(adapter))?;
         }
         // Every id that ends an answer: those of the configuration and the one that training labelled.
         let mut end_tokens = config.eos_token_ids.clone();
         end_tokens.push(Summary::read(tokens_dir).or_fail()?.end_token);
+        let watch = watch(context);
         let started = Instant::now();
-        let generated = answer_all(context, &model, &tokens, &chosen, params.max_new_tokens, &end_tokens)?;
+        let max_new_tokens = params.max_new_tokens;
+        let asked = Asked {
+            watch: &watch,
+            context,
+            model: &model,
+            tokens: &tokens,
+            chosen: &chosen,
+            max_new_tokens,
+            end_tokens: &end_tokens,
+        };
+        let generated = answer_all(&asked).map_err(|failure| ledger.explain(failure))?;
         let seconds = started.elapsed().as_secs_f64();
+        watch.finish(ledger.peak()?);
         let mut answers = Vec::with_capacity(chosen.len());
         for (index, generated) in chosen.iter().zip(generated) {
             let example = &tokens.examples[*index];
@@ -168,20 +213,61 @@ fn choose(params: &InferParams, tokens: &TokenSet) -> Result<Vec<usize>, Failure
     Ok(params.sids.iter().filter_map(|sid| by_sid.get(sid).copied()).collect())
 }
 
-/// Answers the chosen questions, context by context; the result is in the order of `chosen`.
-fn answer_all<B: Backend>(
-    context: &StageContext<'_>,
-    model: &Model<B>,
-    tokens: &TokenSet,
-    chosen: &[usize],
-    max_new_tokens: usize,
-    end_tokens: &[u32],
-) -> Result<Vec<Generated>, Failure> {
-    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (position, index) in chosen.iter().enumerate() {
-        groups.entry(tokens.examples[*index].context).or_default().push(position);
+impl<B: Backend> Asked<'_, '_, B> {
+    /// Positions in `chosen`, context by context.
+    fn groups(&self) -> Vec<Vec<usize>> {
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (position, index) in self.chosen.iter().enumerate() {
+            groups.entry(self.tokens.examples[*index].context).or_default().push(position);
+        }
+        groups.into_values().collect()
     }
-    let groups: Vec<Vec<usize>> = groups.into_values().collect();
+
+    fn uid(&self, position: usize) -> &str {
+        &self.tokens.examples[self.chosen[position]].uid
+    }
+
+    fn progress(&self, done: usize) {
+        let (done, total) = (done as u64, self.chosen.len() as u64);
+        (self.context.emit)(Event::Progress { done, total, unit: "answers".into() });
+        self.watch.poll();
+    }
+}
+
+fn interrupted() -> Failure {
+    Failure::new(FailureClass::Interrupted, "stopped while answering")
+        .hint("run the same command again; answers are computed anew")
+}
+
+fn of_sample(uid: &str) -> impl Fn(Failure) -> Failure + '_ {
+    move |failure| Failure { message: format!("sample {uid}: {}", failure.message), ..failure }
+}
+
+/// Answers on a device that one thread drives: questions of several contexts at once, in the order of their contexts.
+fn answer_in_batches<B: Backend>(asked: &Asked<'_, '_, B>) -> Result<Vec<Generated>, Failure> {
+    let order: Vec<usize> = asked.groups().into_iter().flatten().collect();
+    let prompts: Vec<&[u32]> = order.iter().map(|position| asked.tokens.prompt(asked.chosen[*position])).collect();
+    let limits = Limits { max_new_tokens: asked.max_new_tokens, eos: asked.end_tokens, sequences: SEQUENCES };
+    let mut told = 0;
+    let mut generated = greedy_batch(asked.model, &prompts, &limits, &mut |done| {
+        if done > std::mem::replace(&mut told, done) {
+            asked.progress(done);
+        }
+        if (asked.context.stop)() { Err(interrupted()) } else { Ok(()) }
+    })
+    .map_err(|(prompt, failure)| match prompt.and_then(|prompt| order.get(prompt)) {
+        Some(position) => of_sample(asked.uid(*position))(failure),
+        None => failure,
+    })?;
+    let mut answers: Vec<(usize, Generated)> = order.into_iter().zip(generated.drain(..)).collect();
+    answers.sort_unstable_by_key(|(position, _)| *position);
+    Ok(answers.into_iter().map(|(_, generated)| generated).collect())
+}
+
+/// Answers on the CPU: a context's questions one after the other with one cache, contexts in parallel.
+fn answer_on_threads<B: Backend + Send + Sync>(asked: &Asked<'_, '_, B>) -> Result<Vec<Generated>, Failure> {
+    let groups = asked.groups();
+    let Asked { context, model, tokens, chosen, max_new_tokens, end_tokens, .. } = *asked;
     let stopped = AtomicBool::new(false);
     let (sender, receiver) = mpsc::channel();
     let answer_group = |positions: &Vec<usize>, sender: &mpsc::Sender<()>| {
@@ -189,15 +275,11 @@ fn answer_all<B: Backend>(
         let mut answers = Vec::with_capacity(positions.len());
         for position in positions {
             if stopped.load(Ordering::Relaxed) {
-                return Err(Failure::new(FailureClass::Interrupted, "stopped while answering")
-                    .hint("run the same command again; answers are computed anew"));
+                return Err(interrupted());
             }
-            let prompt = tokens.prompt(chosen[*position]);
-            let sample = |failure: Failure| {
-                let uid = &tokens.examples[chosen[*position]].uid;
-                Failure { message: format!("sample {uid}: {}", failure.message), ..failure }
-            };
-            answers.push((*position, generator.greedy(prompt, max_new_tokens, end_tokens).map_err(sample)?));
+            let (prompt, uid) = (tokens.prompt(chosen[*position]), &tokens.examples[chosen[*position]].uid);
+            let answer = generator.greedy(prompt, max_new_tokens, end_tokens);
+            answers.push((*position, answer.map_err(of_sample(uid))?));
             // A closed channel only means that nobody counts any more.
             let _ = sender.send(());
         }
@@ -210,8 +292,7 @@ fn answer_all<B: Backend>(
             groups.par_iter().map(|group| answer_group(group, &sender)).collect::<Result<Vec<_>, Failure>>()
         });
         for (done, ()) in receiver.into_iter().enumerate() {
-            let (done, total) = (done as u64 + 1, chosen.len() as u64);
-            (context.emit)(Event::Progress { done, total, unit: "answers".into() });
+            asked.progress(done + 1);
             if (context.stop)() {
                 stopped.store(true, Ordering::Relaxed);
             }

@@ -11,6 +11,7 @@ pub mod data;
 pub mod evaluate;
 mod failure;
 pub mod gguf;
+pub mod gpu;
 pub mod infer;
 pub mod llama;
 pub mod load;

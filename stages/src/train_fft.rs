@@ -4,12 +4,14 @@
 use crate::artifact::{CHECKPOINT, MODEL, TOKENS, copy_companions, write_log};
 use crate::data::token_set::Split;
 use crate::failure::OrFail;
+use crate::llama::footprint::Footprint;
+use crate::llama::memory::load;
 use crate::llama::save::{MAX_SHARD, write_model};
-use crate::llama::{LlamaConfig, Model, Parameters, WeightFiles};
+use crate::llama::{LlamaConfig, Parameters, WeightFiles};
 use crate::split;
 use crate::tensor_file::FloatType;
-use crate::train::recipe::recipe_params;
-use crate::train::run::train;
+use crate::train::recipe::{OptimizerStates, Recipe, recipe_params};
+use crate::train::run::{Trained, train};
 use anneal_engine::{Failure, Param, ParamSet, Port, Stage, StageContext};
 use anneal_ops::{Backend, BackendVisitor, with_backend};
 use serde_json::Value;
@@ -17,7 +19,10 @@ use std::collections::BTreeMap;
 
 recipe_params! {
     /// Parameters of `train-fft`.
-    pub struct TrainFftParams {}
+    pub struct TrainFftParams {
+        /// How AdamW's moments are stored on a GPU; on the CPU everything is f32.
+        optimizer_states: OptimizerStates = "f32", memory "on a GPU 12 bytes a parameter for f32, 4 for bf16";
+    }
     learning_rate = 5e-5
 }
 
@@ -79,14 +84,17 @@ impl BackendVisitor for Work<'_, '_> {
         let tokens = &context.require("tokens")?.dir;
         let train_set = split::require(tokens, Split::Train, &config)?;
         let eval_set = split::optional(tokens, Split::Eval, &config)?;
-        let mut model = Model::read(device, &config, &WeightFiles::open(base)?, true)?;
+        let need = Footprint::of::<B>(&config).train_base(params.optimizer_states.into());
+        let (mut model, ledger) = load(device, &config, &WeightFiles::open(base)?, true, &need)?;
         context.metric("trainable_parameters", model.trainable_parameters().count() as f64);
-        let log = train(context, &mut model, &params.recipe(), &train_set, eval_set.as_ref())?;
+        let recipe = Recipe { optimizer_states: params.optimizer_states, ..params.recipe() };
+        let Trained { log, optimizer } = train(context, &mut model, &recipe, &train_set, eval_set.as_ref(), ledger)?;
         let Parameters { names, refs } = model.base_parameters();
         let parameters: BTreeMap<String, _> = names.into_iter().zip(refs).collect();
         write_model(context.out, &config, FloatType::F32, MAX_SHARD, |name, _| {
             let parameter = parameters.get(name);
-            parameter.map(|p| p.read()).ok_or_else(|| Failure::bug(format!("the model has no tensor `{name}`")))
+            let parameter = parameter.ok_or_else(|| Failure::bug(format!("the model has no tensor `{name}`")))?;
+            Ok(optimizer.exact(name, parameter))
         })?;
         copy_companions(base, context.out)?;
         write_log(context.out, &log)

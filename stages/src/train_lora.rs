@@ -5,13 +5,15 @@ use crate::artifact::{ADAPTER, MODEL, TOKENS, write_log};
 use crate::data::token_set::Split;
 use crate::failure::OrFail;
 use crate::llama::adapter::{Adapter, LoraWeights};
+use crate::llama::footprint::{Footprint, numbers_of};
+use crate::llama::memory::load;
 use crate::llama::{AdapterConfig, LlamaConfig, Model, WeightFiles};
 use crate::split;
 use crate::train::recipe::recipe_params;
-use crate::train::run::train;
+use crate::train::run::{Trained, train};
 use anneal_engine::stage::Problem;
 use anneal_engine::{Failure, Param, ParamSet, Port, Stage, StageContext};
-use anneal_ops::{Backend, BackendVisitor, with_backend};
+use anneal_ops::{Backend, BackendVisitor, Category, with_backend};
 use serde_json::Value;
 
 recipe_params! {
@@ -31,7 +33,6 @@ recipe_params! {
     learning_rate = 2e-4
 }
 
-/// The linear modules of a layer; every Llama has all of them.
 /// The linear modules of a layer, which an update may have.
 pub const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
@@ -129,10 +130,11 @@ impl BackendVisitor for Work<'_, '_> {
                 Adapter::fresh(&config, lora, &params.target_modules, context.seed)?
             }
         };
-        let mut model = Model::read(device, &config, &WeightFiles::open(base)?, false)?;
-        model.attach(&adapter)?;
+        let need = Footprint::of::<B>(&config).adapter(numbers_of(&adapter)).train_adapter();
+        let (mut model, mut ledger) = load(device, &config, &WeightFiles::open(base)?, false, &need)?;
+        ledger.phase(Category::Adapters, || model.attach(&adapter))?;
         context.metric("trainable_parameters", model.trainable_parameters().count() as f64);
-        let log = train(context, &mut model, &params.recipe(), &train_set, eval_set.as_ref())?;
+        let Trained { log, .. } = train(context, &mut model, &params.recipe(), &train_set, eval_set.as_ref(), ledger)?;
         collect(&mut model, &mut adapter)?;
         adapter.write(context.out, &config, &config.name())?;
         write_log(context.out, &log)

@@ -1,11 +1,13 @@
-//! What must not change the numbers: how a window is cut into micro-batches, whether an adapter is merged, and whether
-//! keys and values come from a cache.
+//! What must not change the numbers: how a window is cut into micro-batches, what forward keeps for backward, whether an
+//! adapter is merged, whether keys and values come from a cache, and how many prompts are answered at once.
 use crate::project::Project;
 use anneal_ops::{Cpu, Grads, OpTape, act_to_vec};
 use anneal_stages::llama::adapter::Adapter;
+use anneal_stages::llama::generate::{Generated, Generator};
+use anneal_stages::llama::generate_batch::{Limits, greedy_batch};
 use anneal_stages::llama::init::initial_values;
 use anneal_stages::llama::weights::tensor_shapes;
-use anneal_stages::llama::{AdapterConfig, Batch, LlamaConfig, Model, WeightFiles};
+use anneal_stages::llama::{AdapterConfig, Batch, Checkpointing, LlamaConfig, Model, WeightFiles};
 use anneal_stages::random::Stream;
 use anneal_stages::tensor_file::{FloatType, OutTensor, write};
 use serde_json::{Value, json};
@@ -45,7 +47,7 @@ fn model(train_base: bool) -> Model<Cpu> {
     let mut model = Model::read(Cpu::default(), &config, &WeightFiles::open(dir.path()).unwrap(), train_base).unwrap();
     if !train_base {
         let targets = ["q_proj", "v_proj", "down_proj"].map(str::to_owned);
-        let mut adapter = Adapter::fresh(&config, AdapterConfig::lora(4, 8.0, 0.0, false), &targets, 5).unwrap();
+        let mut adapter = Adapter::fresh(&config, AdapterConfig::lora(4, 8.0, 0.25, false), &targets, 5).unwrap();
         // Fresh, B is zero and A would get no gradient.
         for (name, lora) in &mut adapter.modules {
             let mut stream = Stream::new(5, name);
@@ -69,6 +71,11 @@ fn sequences() -> Vec<(Vec<u32>, Vec<u8>)> {
 
 /// Loss and gradients of a window cut into micro-batches of this size, as the training loop computes them.
 fn window(model: &mut Model<Cpu>, batch_size: usize) -> (f64, BTreeMap<String, Vec<f32>>) {
+    window_with(model, batch_size, None)
+}
+
+/// The same with dropout masks of this key.
+fn window_with(model: &mut Model<Cpu>, batch_size: usize, dropout: Option<u64>) -> (f64, BTreeMap<String, Vec<f32>>) {
     let sequences = sequences();
     let pack = |part: &[(Vec<u32>, Vec<u8>)]| Batch::pack(part.iter().map(|(ids, l)| (&ids[..], &l[..]))).unwrap();
     let batches: Vec<Batch> = sequences.chunks(batch_size).map(pack).collect();
@@ -76,7 +83,7 @@ fn window(model: &mut Model<Cpu>, batch_size: usize) -> (f64, BTreeMap<String, V
     let mut grads = Grads::default();
     let mut sum = 0.0;
     for batch in &batches {
-        let (loss, tape) = model.loss(batch, 1.0 / labelled as f32, OpTape::default(), None).unwrap();
+        let (loss, tape) = model.loss(batch, 1.0 / labelled as f32, OpTape::default(), dropout).unwrap();
         tape.backward(&mut grads).unwrap();
         sum += loss.sum;
     }
@@ -99,6 +106,53 @@ fn loss_and_gradients_do_not_depend_on_how_a_window_is_cut() {
             }
         }
     }
+}
+
+#[test]
+fn checkpointing_changes_no_bit() {
+    for train_base in [true, false] {
+        let mut runs = Vec::new();
+        for checkpointing in [Checkpointing::None, Checkpointing::Selective, Checkpointing::Full] {
+            let mut model = model(train_base);
+            model.set_checkpointing(checkpointing);
+            let (loss, gradients) = window_with(&mut model, 4, Some(11));
+            let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            let gradients: BTreeMap<String, Vec<u32>> = gradients.into_iter().map(|(n, g)| (n, bits(g))).collect();
+            runs.push((loss.to_bits(), gradients));
+        }
+        assert!(runs[0] == runs[1], "selective, train_base {train_base}");
+        assert!(runs[0] == runs[2], "full, train_base {train_base}");
+    }
+}
+
+#[test]
+fn many_prompts_at_once_get_the_answers_that_each_gets_alone() {
+    let model = model(false);
+    let mut prompts: Vec<Vec<u32>> = sequences().into_iter().map(|(ids, _)| ids).collect();
+    // A prompt that begins like the one before it, and one that is the same.
+    prompts.push([&prompts[7][..9], &[5, 6, 7]].concat());
+    prompts.push(prompts[8].clone());
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let eos = [3, 17];
+    let alone: Vec<Generated> = prompts.iter().map(|p| Generator::new(&model).greedy(p, 20, &eos).unwrap()).collect();
+    assert!(alone.iter().any(|answer| answer.ended) && alone.iter().any(|answer| answer.ids.len() == 20));
+    for sequences in [1, 3, 64] {
+        let limits = Limits { max_new_tokens: 20, eos: &eos, sequences };
+        let mut done = Vec::new();
+        let answers = greedy_batch(&model, &prompts, &limits, &mut |n| {
+            done.push(n);
+            Ok(())
+        });
+        let answers = answers.unwrap_or_else(|(prompt, failure)| panic!("{prompt:?}: {failure}"));
+        for (answer, alone) in answers.iter().zip(&alone) {
+            assert_eq!((&answer.ids, answer.ended), (&alone.ids, alone.ended), "{sequences} at once");
+        }
+        assert_eq!(answers[9].reused, prompts[9].len() - 1);
+        assert!(done.is_sorted() && done.last() == Some(&prompts.len()));
+    }
+    let limits = Limits { max_new_tokens: 20, eos: &eos, sequences: 2 };
+    let (at, failure) = greedy_batch(&model, &[&[1], &[]], &limits, &mut |_| Ok(())).unwrap_err();
+    assert_eq!(at, Some(1), "{failure}");
 }
 
 #[test]

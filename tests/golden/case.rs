@@ -23,14 +23,19 @@ pub(crate) fn data_dir() -> Option<PathBuf> {
     dir
 }
 
+/// `tests/fixtures`; in a copy on another machine, below the folder that ANNEAL_TEST_ROOT names (the repository's root).
+pub(crate) fn fixtures() -> PathBuf {
+    let root = std::env::var_os("ANNEAL_TEST_ROOT").map(|root| PathBuf::from(root).join("tests"));
+    root.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR"))).join("fixtures")
+}
+
 pub(crate) fn open(dir: &Path) -> (LlamaConfig, WeightFiles) {
     (LlamaConfig::read(&dir.join("config.json")).unwrap(), WeightFiles::open(dir).unwrap())
 }
 
 /// Every case at hand: our own, and those of the shared data if it is there.
 pub(crate) fn cases() -> Vec<Case> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
-    let mut dirs = folders(&own);
+    let mut dirs = folders(&fixtures().join("golden"));
     assert!(!dirs.is_empty(), "tests/fixtures/golden is part of the repository");
     if let Some(data) = data_dir() {
         let shared = folders(&data.join("golden"));
@@ -50,7 +55,7 @@ fn folders(dir: &Path) -> Vec<PathBuf> {
 impl Case {
     fn read(dir: PathBuf) -> Self {
         let json = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
-        let names = ["golden.safetensors", "lora_golden.safetensors"];
+        let names = ["golden.safetensors", "lora_golden.safetensors", "model.safetensors"];
         let files = names.iter().map(|name| TensorFile::open(&dir.join(name)).unwrap()).collect();
         Self { config: LlamaConfig::read(&dir.join("config.json")).unwrap(), dir, json, files }
     }
@@ -64,6 +69,7 @@ impl Case {
         found.unwrap_or_else(|| panic!("{}: no golden `{name}`", self.name()))
     }
 
+    /// A recorded tensor, or a weight of the model by its own name.
     pub(crate) fn tensor(&self, name: &str) -> Vec<f32> {
         let file = self.file(name);
         file.read_f32(name, &file.info(name).unwrap().shape.clone()).unwrap()
@@ -168,8 +174,18 @@ pub(crate) fn max_error(ours: &[f32], golden: &[f32]) -> f64 {
 
 /// ||a-b|| / ||b||.
 pub(crate) fn relative_l2(ours: &[f32], golden: &[f32]) -> f64 {
-    assert_eq!(ours.len(), golden.len());
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let apart = norm(&mut ours.iter().zip(golden).map(|(a, b)| f64::from(*a) - f64::from(*b)));
-    apart / norm(&mut golden.iter().map(|b| f64::from(*b)))
+    relative_l2_of_all([(ours, golden)])
+}
+
+/// The same of all pairs (ours, golden) together.
+pub(crate) fn relative_l2_of_all<'a>(pairs: impl IntoIterator<Item = (&'a [f32], &'a [f32])>) -> f64 {
+    let (mut apart, mut norm) = (0.0, 0.0);
+    for (ours, golden) in pairs {
+        assert_eq!(ours.len(), golden.len());
+        for (a, b) in ours.iter().zip(golden).map(|(a, b)| (f64::from(*a), f64::from(*b))) {
+            apart += (a - b) * (a - b);
+            norm += b * b;
+        }
+    }
+    (apart / norm).sqrt()
 }

@@ -100,10 +100,32 @@ pub(crate) struct Source {
     /// start at the current folder.
     #[arg(long = "set", value_name = "STAGE.KEY=VALUE", add = ArgValueCompleter::new(set_keys))]
     pub(crate) sets: Vec<String>,
+    /// Where to compute [default: what the manifest's `numerics` says].
+    #[arg(long, value_enum, value_name = "DEVICE")]
+    pub(crate) device: Option<Device>,
     /// Folder that relative paths in the manifest start from [default: the closest one above the manifest that has a
     /// folder `manifests` in it].
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
+}
+
+/// Where tensors are computed; each has one class of numerics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// The processor, in f32.
+    Cpu,
+    /// An NVIDIA GPU, in bf16 with f32 sums; needs a build with the feature `cuda`.
+    Cuda,
+}
+
+impl Device {
+    /// The numerics class, as manifests and keys spell it.
+    pub(crate) fn numerics(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu-f32",
+            Self::Cuda => "cuda-bf16",
+        }
+    }
 }
 
 /// Where results are kept.
@@ -283,15 +305,14 @@ pub(crate) struct Logits {
     /// The file to write: `logits`, f32 [tokens, vocabulary], and `ids`, i64 [tokens].
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// Numerics class to compute in [default: the first of this build].
-    #[arg(long, value_name = "CLASS")]
-    pub(crate) numerics: Option<String>,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub(crate) device: Device,
 }
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// Training steps on random ids, every token labelled: seconds a step, tokens a second, memory.
     Train(BenchTrain),
     /// Prefill of a random prompt and greedy decoding after it.
     Generate(BenchGenerate),
@@ -305,11 +326,11 @@ pub(crate) enum Bench {
 #[derive(Debug, Args)]
 pub(crate) struct BenchOptions {
     /// A model's folder, a GGUF file, a config.json, or a shape's name: the last two get random weights.
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, visible_alias = "shape", value_name = "MODEL")]
     pub(crate) model: String,
-    /// Numerics class to compute in [default: the first of this build].
-    #[arg(long, value_name = "CLASS")]
-    pub(crate) numerics: Option<String>,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    pub(crate) device: Device,
     /// Seed of random weights and ids.
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
@@ -318,7 +339,16 @@ pub(crate) struct BenchOptions {
     pub(crate) json: bool,
 }
 
-/// How training is measured.
+/// Training steps on random ids: seconds a step, tokens a second, model FLOPs utilisation, time by op, peak memory by
+/// category.
+///
+/// MFU is FLOPs a second over the device's dense bf16 peak. A token costs 4N FLOPs with LoRA and 6N with full
+/// fine-tuning; N is the numbers in the linear modules of all layers and in the head (for labelled tokens only), that is
+/// all parameters but the input embedding, norms and biases. Attention's scores are told apart, LoRA's own A and B and
+/// what checkpointing runs again are not counted.
+///
+/// Time by op comes from two more steps in which the device is waited for around every op: their sum exceeds an ordinary
+/// step's time.
 #[derive(Debug, Args)]
 pub(crate) struct BenchTrain {
     #[command(flatten)]
@@ -335,12 +365,44 @@ pub(crate) struct BenchTrain {
     /// Tokens in each sequence.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
     pub(crate) sequence_length: u32,
+    /// Share of the tokens that are labelled, at each sequence's end: above 0, up to 1.
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    pub(crate) labelled: f64,
+    /// What forward keeps for backward.
+    #[arg(long, value_enum, default_value_t = BenchCheckpointing::None)]
+    pub(crate) checkpointing: BenchCheckpointing,
+    /// How AdamW's moments of big weights are stored, for full fine-tuning on a GPU.
+    #[arg(long, value_enum, default_value_t = BenchStates::F32)]
+    pub(crate) optimizer_states: BenchStates,
+    /// The device's dense bf16 peak, for MFU [default: known for common GPUs].
+    #[arg(long, value_name = "TFLOPS")]
+    pub(crate) peak_tflops: Option<f64>,
     /// Steps measured; the median is shown.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) steps: u32,
     /// Steps before that.
     #[arg(long, default_value_t = 1)]
     pub(crate) warmup: u32,
+}
+
+/// What `bench train` keeps for backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchCheckpointing {
+    /// Every input that backward needs.
+    None,
+    /// All but what is cheap to make again.
+    Selective,
+    /// The inputs of layers only.
+    Full,
+}
+
+/// How `bench train` stores moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchStates {
+    /// f32, with an f32 master of each bf16 weight.
+    F32,
+    /// bf16 where weights are, without masters.
+    Bf16,
 }
 
 /// What `bench train` trains.

@@ -59,6 +59,7 @@ pub const COLUMNS: &[Column] = &[
     column("train_seconds", "train s", Format::Decimals(1), From::Training),
     column("tokens_per_second", "tokens/s", Format::Count, From::Training),
     column("peak_mib", "peak MiB", Format::Count, From::Training),
+    column("gpu_peak_mib", "GPU peak MiB", Format::Count, From::Training),
     column("em", "EM", Format::Decimals(2), From::Nearest),
     column("f1", "F1", Format::Decimals(2), From::Nearest),
     column("scale", "scale", Format::Decimals(2), From::Nearest),

@@ -5,11 +5,13 @@
 
 use dfdx::dtypes::Unit;
 use dfdx::prelude::{Cpu, NoneTape, Tensor};
+use dfdx::shapes::Shape;
 use dfdx::tensor::{CopySlice, Storage, TensorFromVec, ZerosTensor};
 
 use crate::OpError;
 use crate::adamw::AdamwKernel;
 use crate::add::AddKernel;
+use crate::argmax::ArgmaxKernel;
 use crate::attention::AttentionKernel;
 use crate::cpu::allocator::keep_freed_memory;
 use crate::cross_entropy::CrossEntropyKernel;
@@ -33,9 +35,32 @@ pub type Buffer<B> = <B as Storage<<B as Memory>::Elem>>::Vec;
 /// Storage behind an f32 parameter or its gradient.
 pub type ParamBuffer<B> = <B as Storage<f32>>::Vec;
 
+/// Moves the elements of whole tensors between the host and a device. dfdx's own ways unwrap, and keep a host copy of
+/// what they upload to a GPU.
+pub trait Transfer<E: Unit>: Storage<E> {
+    /// A tensor of as many host values as `shape` has elements.
+    fn tensor_from<S: Shape>(&self, values: Vec<E>, shape: S) -> Result<Tensor<S, E, Self>, OpError>;
+    /// Overwrites the tensor with as many values. Drop what shares its storage first (a tape): a shared one is copied on
+    /// the CPU, and changes for all on a GPU.
+    fn tensor_write<S: Shape>(&self, tensor: &mut Tensor<S, E, Self>, values: &[E]) -> Result<(), OpError>;
+    /// The values of a contiguous tensor.
+    fn tensor_read<S: Shape, T>(&self, tensor: &Tensor<S, E, Self, T>) -> Result<Vec<E>, OpError>;
+}
+
+/// Bytes of device memory that tensors, gradients and scratch take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Now.
+    pub current: usize,
+    /// The most at any time since the device was opened or [`Memory::reset_peak`].
+    pub peak: usize,
+}
+
 /// A dfdx device with a dtype for activations, and the few doors that generic code needs to its memory.
 pub trait Memory:
-    Storage<f32>
+    Transfer<f32>
+    + Transfer<<Self as Memory>::Elem>
+    + Storage<f32>
     + Storage<<Self as Memory>::Elem>
     + ZerosTensor<f32>
     + ZerosTensor<<Self as Memory>::Elem>
@@ -43,8 +68,6 @@ pub trait Memory:
     + CopySlice<<Self as Memory>::Elem>
     + TensorFromVec<f32>
     + TensorFromVec<<Self as Memory>::Elem>
-    + Send
-    + Sync
 {
     /// Dtype of activations and big weights: f32 on the CPU, bf16 on CUDA.
     type Elem: Unit + Send + Sync;
@@ -71,6 +94,21 @@ pub trait Memory:
     fn read_params(&self, buffer: &ParamBuffer<Self>) -> Result<Vec<f32>, OpError>;
     /// Waits until the device has done everything it was given.
     fn synchronize(&self) -> Result<(), OpError>;
+    /// Memory in use and its peak, if the device counts them (the CPU does not: its memory is the process's).
+    fn memory_use(&self) -> Result<Option<MemoryUse>, OpError> {
+        Ok(None)
+    }
+    /// Starts a new peak from what is in use now.
+    fn reset_peak(&self) -> Result<(), OpError> {
+        Ok(())
+    }
+    /// Bytes that could still be allocated, if the device tells: on the CPU what the system could hand out, swap
+    /// included. Others may take them at any time.
+    fn memory_available(&self) -> Option<usize>;
+    /// Bytes of memory that the device has, if it tells.
+    fn memory_total(&self) -> Option<usize>;
+    /// What its maker calls it, if it tells.
+    fn device_name(&self) -> Option<String>;
 }
 
 /// A device with a kernel for every op of this crate.
@@ -78,6 +116,7 @@ pub trait Backend:
     Memory
     + AddKernel
     + AdamwKernel
+    + ArgmaxKernel
     + AttentionKernel
     + CrossEntropyKernel
     + EmbeddingKernel
@@ -90,6 +129,8 @@ pub trait Backend:
 }
 
 impl Backend for Cpu {}
+#[cfg(feature = "cuda")]
+impl Backend for dfdx::prelude::Cuda {}
 
 /// Work that runs on whichever backend a name stands for.
 pub trait BackendVisitor {
@@ -97,22 +138,32 @@ pub trait BackendVisitor {
     type Out;
     /// Runs on `device`.
     fn visit<B: Backend>(self, device: B) -> Self::Out;
+    /// Runs on a `device` whose tensors several threads may use at once: the CPU.
+    fn visit_threads<B: Backend + Send + Sync>(self, device: B) -> Self::Out
+    where
+        Self: Sized,
+    {
+        self.visit(device)
+    }
 }
 
 /// Names that [`with_backend`] knows in this build.
 pub fn backend_names() -> &'static [&'static str] {
-    &["cpu-f32"]
+    if cfg!(feature = "cuda") { &["cpu-f32", "cuda-bf16"] } else { &["cpu-f32"] }
 }
 
 /// Opens the backend called `name` and runs `visitor` on it. Any other name is an error that lists those there are.
 ///
-/// Opening the CPU also tells the process's allocator to keep freed buffers for the next step.
+/// Opening the CPU also tells the process's allocator to keep freed buffers for the next step. `cuda-bf16` is the first
+/// GPU that the process sees; without a GPU, its driver or libraries the error says what is missing.
 pub fn with_backend<V: BackendVisitor>(name: &str, visitor: V) -> Result<V::Out, OpError> {
     match name {
         "cpu-f32" => {
             keep_freed_memory();
-            Ok(visitor.visit(Cpu::default()))
+            Ok(visitor.visit_threads(Cpu::default()))
         }
+        #[cfg(feature = "cuda")]
+        "cuda-bf16" => Ok(visitor.visit(crate::cuda::open()?)),
         _ => Err(OpError::UnknownBackend { name: name.to_string(), available: backend_names().join(", ") }),
     }
 }
@@ -133,6 +184,7 @@ mod tests {
     fn a_name_opens_a_backend_and_an_unknown_one_lists_them() {
         assert_eq!(with_backend("cpu-f32", Numerics).unwrap(), "cpu-f32");
         let error = with_backend("tpu", Numerics).unwrap_err();
-        assert_eq!(error.to_string(), "unknown backend `tpu`; this build has: cpu-f32");
+        assert_eq!(error.to_string(), format!("unknown backend `tpu`; this build has: {}", backend_names().join(", ")));
+        assert_eq!(backend_names()[0], "cpu-f32");
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt::{Debug, Display};
 use std::path::PathBuf;
 
+use crate::category::Category;
+
 /// An op refused its arguments, or the device failed. Input never makes an op panic.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -45,7 +47,27 @@ pub enum OpError {
         /// The tensor's shape.
         shape: String,
     },
-    /// The device failed, most often for lack of memory.
+    /// The device's memory is used up.
+    #[error("the device is out of memory{}", asked(*bytes))]
+    OutOfMemory {
+        /// What the allocation that failed asked for, where the one who asked knows.
+        bytes: Option<usize>,
+    },
+    /// As [`OpError::OutOfMemory`], and what the memory was for is known.
+    #[error("the device is out of memory for {category}{}", asked(*bytes))]
+    Lacking {
+        /// What could not be allocated.
+        category: Category,
+        /// As in [`OpError::OutOfMemory`].
+        bytes: Option<usize>,
+    },
+    /// The device, its driver or its libraries are missing or unfit; nothing was computed.
+    #[error("cannot use the GPU: {message}")]
+    DeviceUnusable {
+        /// What is missing and what to do.
+        message: String,
+    },
+    /// The device failed. A failed GPU repeats its error in every later call: report it and leave the process.
     #[error("device: {message}")]
     Device {
         /// The device's own words.
@@ -69,10 +91,38 @@ pub enum OpError {
     },
 }
 
+fn asked(bytes: Option<usize>) -> String {
+    bytes.map_or_else(String::new, |bytes| format!(": {bytes} more bytes were asked for"))
+}
+
 impl OpError {
-    /// Wraps an error of a dfdx device (its error types implement `Display` only).
+    /// Wraps an error of a dfdx device. Its error types promise `Display` only, so lack of memory is told by its name.
     pub fn device(error: impl Display) -> Self {
-        Self::Device { message: error.to_string() }
+        let message = error.to_string();
+        if message.contains("CUDA_ERROR_OUT_OF_MEMORY") {
+            return Self::OutOfMemory { bytes: None };
+        }
+        Self::Device { message }
+    }
+
+    /// Says what the memory was for, if this is about memory and nobody has said so yet: the innermost knows best.
+    #[must_use]
+    pub fn lacking(self, category: Category) -> Self {
+        match self {
+            Self::OutOfMemory { bytes } => Self::Lacking { category, bytes },
+            other => other,
+        }
+    }
+
+    /// Wraps an error of a dfdx device that was to allocate the gradient of a parameter.
+    pub(crate) fn gradient(error: impl Display) -> Self {
+        Self::device(error).lacking(Category::Gradients)
+    }
+
+    /// Wraps an error of the CUDA driver.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn driver(error: cudarc::driver::DriverError) -> Self {
+        Self::device(crate::cuda::describe(error.0))
     }
 
     /// A shape mismatch: each side is a name and anything that prints as a shape.
@@ -83,5 +133,19 @@ impl OpError {
     /// An argument out of its domain.
     pub fn argument(op: &'static str, message: impl Into<String>) -> Self {
         Self::Argument { op, message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lack_of_memory_is_told_apart() {
+        let error = OpError::device("Driver(DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\"))");
+        assert_eq!(error.to_string(), "the device is out of memory");
+        let error = OpError::OutOfMemory { bytes: Some(4096) };
+        assert_eq!(error.to_string(), "the device is out of memory: 4096 more bytes were asked for");
+        assert_eq!(OpError::device("lost").to_string(), "device: lost");
     }
 }

@@ -1,14 +1,14 @@
 //! Numbers between the host and a device, always as `Vec<f32>` in row order. Unaware of what they mean.
 
 use dfdx::shapes::{HasShape, Shape};
-use dfdx::tensor::{CopySlice, Tensor, TensorFromVec};
+use dfdx::tensor::{CopySlice, Tensor};
 
 use crate::OpError;
-use crate::backend::{Act, Backend, Matrix, Memory, Vector, Weight};
+use crate::backend::{Act, Backend, Matrix, Memory, Transfer, Vector, Weight};
 
 fn elem_from<B: Backend>(dev: &B, values: Vec<f32>, rows: usize, cols: usize) -> Result<Act<B>, OpError> {
     check("tensor from vec", values.len(), rows, cols)?;
-    TensorFromVec::<B::Elem>::try_tensor_from_vec(dev, B::elems_from_f32(values), (rows, cols)).map_err(OpError::device)
+    Transfer::<B::Elem>::tensor_from(dev, B::elems_from_f32(values), (rows, cols))
 }
 
 fn check(op: &'static str, len: usize, rows: usize, cols: usize) -> Result<(), OpError> {
@@ -32,13 +32,13 @@ pub fn weight_from_vec<B: Backend>(dev: &B, values: Vec<f32>, out: usize, inputs
 /// An f32 matrix `[rows, cols]` from host values.
 pub fn matrix_from_vec<B: Backend>(dev: &B, values: Vec<f32>, rows: usize, cols: usize) -> Result<Matrix<B>, OpError> {
     check("tensor from vec", values.len(), rows, cols)?;
-    TensorFromVec::<f32>::try_tensor_from_vec(dev, values, (rows, cols)).map_err(OpError::device)
+    Transfer::<f32>::tensor_from(dev, values, (rows, cols))
 }
 
 /// An f32 vector from host values.
 pub fn vector_from_vec<B: Backend>(dev: &B, values: Vec<f32>) -> Result<Vector<B>, OpError> {
     let len = values.len();
-    TensorFromVec::<f32>::try_tensor_from_vec(dev, values, (len,)).map_err(OpError::device)
+    Transfer::<f32>::tensor_from(dev, values, (len,))
 }
 
 fn elements<B: Memory, S: Shape, T>(tensor: &Tensor<S, B::Elem, B, T>) -> Vec<f32> {
@@ -76,7 +76,7 @@ pub fn vector_to_vec<B: Backend>(vector: &Vector<B>) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dfdx::prelude::Cpu;
+    use crate::testing::on_every_device;
 
     fn check_round_trip<B: Backend>(dev: B) {
         let values = vec![1.0, -2.5, 0.0, 3.0, 1e-20, 7e9];
@@ -92,6 +92,6 @@ mod tests {
 
     #[test]
     fn values_survive_the_device() {
-        check_round_trip(Cpu::default());
+        on_every_device!(check_round_trip);
     }
 }

@@ -9,11 +9,15 @@
 
 pub mod adamw;
 pub mod add;
+pub mod again;
 pub mod argmax;
 pub mod attention;
 pub mod backend;
+mod category;
 mod cpu;
 pub mod cross_entropy;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod embedding;
 mod error;
 pub mod grad_norm;
@@ -21,6 +25,7 @@ pub mod host;
 pub mod linear;
 pub mod mapped;
 pub mod param;
+pub mod profile;
 pub mod recompute;
 pub mod rms_norm;
 pub mod rope;
@@ -29,15 +34,20 @@ pub mod tape;
 #[cfg(test)]
 mod testing;
 
-pub use adamw::{AdamwHyper, AdamwState};
+pub use adamw::{AdamwHyper, AdamwState, StateDtype};
 pub use add::add;
-pub use argmax::argmax;
-pub use attention::{Heads, LayerCache, Layout, Prefix, Segment, attention, cached_attention};
+pub use again::Again;
+pub use argmax::{argmax, argmax_rows, linear_argmax};
+pub use attention::{Heads, LayerCache, Layout, Prefix, Segment, attention, cached_attention, cached_attention_batch};
 pub use backend::{
-    Act, Backend, BackendVisitor, Buffer, Matrix, Memory, ParamBuffer, Vector, Weight, backend_names, with_backend,
+    Act, Backend, BackendVisitor, Buffer, Matrix, Memory, MemoryUse, ParamBuffer, Transfer, Vector, Weight,
+    backend_names, with_backend,
 };
+pub use category::Category;
 pub use cpu::{gemm_parallelism, thread_count};
-pub use cross_entropy::{LossSum, linear_cross_entropy};
+pub use cross_entropy::{LossSum, cross_entropy_workspace, linear_cross_entropy};
+#[cfg(feature = "cuda")]
+pub use cuda::{Bf16, bus_id as cuda_bus_id};
 pub use embedding::embedding;
 pub use error::OpError;
 pub use grad_norm::{grad_norm, scale_grads};
@@ -45,7 +55,7 @@ pub use host::{
     act_from_vec, act_to_vec, matrix_from_vec, matrix_to_vec, vector_from_vec, vector_to_vec, weight_from_vec,
     weight_to_vec,
 };
-pub use linear::{Linear, Lora, linear};
+pub use linear::{Linear, Lora, linear, linear_again};
 pub use mapped::MappedFile;
 pub use param::ParamRef;
 pub use recompute::{Recompute, recompute};
@@ -54,5 +64,7 @@ pub use rope::{RopeTable, rope};
 pub use swiglu::swiglu;
 pub use tape::{Grads, OpTape, Record};
 
+#[cfg(feature = "cuda")]
+pub use dfdx::prelude::Cuda;
 pub use dfdx::prelude::{Cpu, NoneTape, PutTape, SplitTape, Tape, Tensor};
 pub use dfdx::shapes::HasShape;

@@ -3,14 +3,14 @@
 //! Unaware of names, optimizers and files.
 
 use dfdx::shapes::{HasShape, Shape};
-use dfdx::tensor::{CopySlice, Tensor};
+use dfdx::tensor::Tensor;
 
 use crate::OpError;
 use crate::backend::{Backend, Matrix, Vector, Weight};
 use crate::host;
 use crate::tape::Grads;
 
-/// A borrowed parameter. Writing copies the storage if another tensor (or a tape) still shares it: drop the tape first.
+/// A borrowed parameter. Drop the tape before writing: it shares the storage (see `Transfer::tensor_write`).
 pub enum ParamRef<'a, B: Backend> {
     /// A big weight; its gradient is in [`Grads::weights`].
     Weight(&'a mut Weight<B>),
@@ -21,6 +21,21 @@ pub enum ParamRef<'a, B: Backend> {
 }
 
 impl<B: Backend> ParamRef<'_, B> {
+    /// The device it lies on.
+    pub fn device(&self) -> B {
+        match self {
+            Self::Weight(p) => p.device().clone(),
+            Self::Matrix(p) => p.device().clone(),
+            Self::Vector(p) => p.device().clone(),
+        }
+    }
+
+    /// Bytes of its values; its gradient takes as many.
+    pub fn bytes(&self) -> usize {
+        let each = if matches!(self, Self::Weight(_)) { size_of::<B::Elem>() } else { size_of::<f32>() };
+        self.len() * each
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
@@ -57,11 +72,10 @@ impl<B: Backend> ParamRef<'_, B> {
     pub fn write(&mut self, values: &[f32]) -> Result<(), OpError> {
         self.expect(values.len())?;
         match self {
-            Self::Weight(p) => <B as CopySlice<B::Elem>>::copy_from(*p, &B::elems_from_f32(values.to_vec())),
-            Self::Matrix(p) => <B as CopySlice<f32>>::copy_from(*p, values),
-            Self::Vector(p) => <B as CopySlice<f32>>::copy_from(*p, values),
+            Self::Weight(p) => p.device().clone().tensor_write(p, &B::elems_from_f32(values.to_vec())),
+            Self::Matrix(p) => p.device().clone().tensor_write(p, values),
+            Self::Vector(p) => p.device().clone().tensor_write(p, values),
         }
-        Ok(())
     }
 
     /// The gradient's values; zeros if no backward reached it.
@@ -106,13 +120,13 @@ pub(crate) fn slot<'g, S: Shape, E, D: dfdx::tensor::Storage<E>>(
     grads: &'g mut dfdx::prelude::Gradients<E, D>,
     tensor: &Tensor<S, E, D>,
 ) -> Result<&'g mut D::Vec, OpError> {
-    grads.get_or_alloc_mut(tensor).map_err(OpError::device)
+    grads.get_or_alloc_mut(tensor).map_err(OpError::gradient)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dfdx::prelude::Cpu;
+    use crate::testing::on_every_device;
 
     fn check<B: Backend>(dev: B) {
         let mut weight = host::weight_from_vec(&dev, vec![1.0, 2.0, 3.0, 4.0], 2, 2).unwrap();
@@ -133,6 +147,6 @@ mod tests {
 
     #[test]
     fn a_parameter_and_its_gradient_are_read_and_written() {
-        check(Cpu::default());
+        on_every_device!(check);
     }
 }

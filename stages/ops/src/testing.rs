@@ -1,4 +1,8 @@
-//! Help for the ops' tests: numbers, closeness, gradients of inputs, thread pools.
+//! Help for the ops' tests: every device from one body, numbers, closeness, gradients of inputs, thread pools.
+//!
+//! A test's body is a function generic over the backend, `fn check<B: Backend>(dev: B)`; `on_every_device!(check)` runs
+//! it on the CPU and, where the build has CUDA and the machine a GPU, there too. Inputs come from [`inputs`], which a
+//! bf16 device holds exactly, and bounds from [`tolerance`]: so the op's own error is all that is measured.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -6,7 +10,7 @@ use std::rc::Rc;
 use dfdx::prelude::{PutTape, SplitTape};
 
 use crate::OpError;
-use crate::backend::{Act, Backend};
+use crate::backend::{Act, Backend, Memory};
 use crate::host::act_from_vec;
 use crate::tape::{Grads, OpTape, Record};
 
@@ -20,6 +24,53 @@ pub(crate) fn numbers(seed: u64, len: usize) -> Vec<f32> {
         (state >> 40) as f32 / 8_388_608.0 - 1.0
     };
     (0..len).map(|_| next()).collect()
+}
+
+/// [`numbers`], rounded to what `B` stores in activations: the same values on the host and on the device.
+pub(crate) fn inputs<B: Memory>(seed: u64, len: usize) -> Vec<f32> {
+    stored::<B>(numbers(seed, len))
+}
+
+/// `values` rounded to what `B` stores in activations.
+pub(crate) fn stored<B: Memory>(values: Vec<f32>) -> Vec<f32> {
+    B::elems_to_f32(B::elems_from_f32(values))
+}
+
+/// The bound of an error relative to the largest value: `of_f32` where `B` computes in f32. In bf16 at least 2^-7: two
+/// results rounded to 8 bits (2^-9 each) and added, with as much again for rounded intermediates.
+pub(crate) fn tolerance<B: Memory>(of_f32: f64) -> f64 {
+    if B::NUMERICS.ends_with("bf16") { of_f32.max(1.0 / 128.0) } else { of_f32 }
+}
+
+/// Runs `check(device, arguments...)` on every device of this build and machine.
+macro_rules! on_every_device {
+    ($check:path $(, $argument:expr)* $(,)?) => {{
+        $check(<dfdx::prelude::Cpu as Default>::default() $(, $argument.clone())*);
+        #[cfg(feature = "cuda")]
+        if let Some(dev) = crate::testing::gpu() {
+            $check(dev $(, $argument.clone())*);
+        }
+    }};
+}
+pub(crate) use on_every_device;
+
+/// The GPU. Without one, says so once and skips; with `ANNEAL_TEST_GPU` set, that is a failure.
+#[cfg(feature = "cuda")]
+pub(crate) fn gpu() -> Option<dfdx::prelude::Cuda> {
+    thread_local! {
+        // dfdx's device is made once for each thread: it is not `Sync`, and making it takes a while.
+        static GPU: Result<dfdx::prelude::Cuda, String> = crate::cuda::open().map_err(|error| error.to_string());
+    }
+    static SAID: std::sync::Once = std::sync::Once::new();
+    GPU.with(|gpu| match gpu {
+        Ok(dev) => Some(dev.clone()),
+        Err(why) => {
+            assert!(std::env::var_os("ANNEAL_TEST_GPU").is_none(), "{why}");
+            #[expect(clippy::print_stderr, reason = "a test that does not run must say so")]
+            SAID.call_once(|| eprintln!("skipped on the GPU: {why}"));
+            None
+        }
+    })
 }
 
 /// `values` in f64.

@@ -3,9 +3,11 @@
 //! Unaware of texts.
 use super::{BenchModel, random_ids};
 use crate::failure::OrFail;
+use crate::llama::footprint::Footprint;
 use crate::llama::generate::Generator;
-use anneal_engine::{Failure, memory};
-use anneal_ops::{Backend, BackendVisitor, with_backend};
+use crate::llama::memory::Ledger;
+use anneal_engine::Failure;
+use anneal_ops::{Backend, BackendVisitor, Category, with_backend};
 use std::time::Instant;
 
 /// A measurement of generation.
@@ -36,7 +38,7 @@ pub struct GenerateMeasured {
     pub prefill_seconds: Vec<f64>,
     /// Decoded tokens a second after that, for each prompt.
     pub decode_tokens_per_second: Vec<f64>,
-    /// Peak of this process's memory, MiB.
+    /// Peak of the device's memory, or of this process's where the device does not count, MiB.
     pub peak_mib: Option<f64>,
 }
 
@@ -57,9 +59,10 @@ impl BackendVisitor for Work<'_> {
 
     fn visit<B: Backend>(self, device: B) -> Self::Out {
         let Self { bench } = self;
-        let sampler = memory::Sampler::start();
+        let mut ledger = Ledger::open(&device)?;
+        ledger.expect(&Footprint::of::<B>(&bench.model.config()?))?;
         let started = Instant::now();
-        let model = bench.model.open(device.clone(), bench.seed, false)?;
+        let model = ledger.phase(Category::Weights, || bench.model.open(device.clone(), bench.seed, false))?;
         device.synchronize().or_fail()?;
         let load_seconds = started.elapsed().as_secs_f64();
         let (needed, most) = (bench.prompt_tokens + 1 + bench.new_tokens, model.config().max_position_embeddings);
@@ -73,12 +76,12 @@ impl BackendVisitor for Work<'_> {
             let prompt = random_ids(bench.seed, &label, bench.prompt_tokens, model.config().vocab_size);
             let mut generator = Generator::new(&model);
             let started = Instant::now();
-            let first = generator.greedy(&prompt, 1, &[])?;
+            let first = generator.greedy(&prompt, 1, &[]).map_err(|f| ledger.explain(f))?;
             let prefill = started.elapsed().as_secs_f64();
             // Everything but the first new token is in the cache, so what follows is decoding alone.
             let longer: Vec<u32> = prompt.into_iter().chain(first.ids).collect();
             let started = Instant::now();
-            let rest = generator.greedy(&longer, bench.new_tokens, &[])?;
+            let rest = generator.greedy(&longer, bench.new_tokens, &[]).map_err(|f| ledger.explain(f))?;
             let decode = started.elapsed().as_secs_f64();
             if rest.ids.len() != bench.new_tokens || rest.reused + 1 != longer.len() {
                 return Err(Failure::bug(format!("decoded {} tokens, reused {}", rest.ids.len(), rest.reused)));
@@ -88,7 +91,7 @@ impl BackendVisitor for Work<'_> {
                 decode_tokens_per_second.push(rest.ids.len() as f64 / decode.max(1e-9));
             }
         }
-        let peak_mib = sampler.finish();
+        let peak_mib = ledger.finish()?.peak_mib;
         Ok(GenerateMeasured { load_seconds, prefill_seconds, decode_tokens_per_second, peak_mib })
     }
 }

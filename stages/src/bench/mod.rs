@@ -2,6 +2,7 @@
 //!
 //! Each measurement runs the code that the stages run, on the same types; nothing here is a second implementation.
 //! Unaware of the command line, of manifests and of the store.
+pub mod flops;
 pub mod generate;
 pub mod load;
 pub mod shape;

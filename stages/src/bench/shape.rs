@@ -75,6 +75,18 @@ impl BenchModel {
         }
     }
 
+    /// Its configuration.
+    ///
+    /// # Errors
+    /// What reading it finds wrong.
+    pub fn config(&self) -> Result<LlamaConfig, Failure> {
+        match self {
+            Self::Folder(dir) => LlamaConfig::read(&dir.join("config.json")),
+            Self::Gguf(path) => Ok(Gguf::open(path)?.direct()?.config().clone()),
+            Self::Shape(config) => Ok((**config).clone()),
+        }
+    }
+
     /// The configuration and the model on `device`; `train_base` makes all its weights trainable.
     ///
     /// # Errors

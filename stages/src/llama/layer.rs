@@ -6,12 +6,27 @@ use super::weights::{WeightSource, has_bias, linear_shapes, parent_of};
 use crate::failure::OrFail;
 use anneal_engine::Failure;
 use anneal_ops::{
-    Act, Backend, Heads, LayerCache, Layout, Linear, NoneTape, OpError, PutTape, Record, RopeTable, SplitTape, Vector,
-    add, attention, cached_attention, linear, rms_norm, rope, swiglu, vector_from_vec, weight_from_vec,
+    Act, Again, Backend, Heads, LayerCache, Layout, Linear, NoneTape, OpError, PutTape, Recompute, Record, RopeTable,
+    SplitTape, Vector, add, attention, cached_attention_batch, linear, linear_again, recompute, rms_norm, rope, swiglu,
+    vector_from_vec, weight_from_vec,
 };
+use std::rc::Rc;
 use std::sync::Arc;
 
+anneal_engine::choices! {
+    /// What forward keeps of a layer for backward.
+    pub enum Checkpointing {
+        /// Every input that backward needs: most memory, least time.
+        None = "none",
+        /// Not the norms' outputs and SwiGLU's, which are made again from what is kept anyway; no matrix product runs twice.
+        Selective = "selective",
+        /// The layer's input alone; the whole layer runs again.
+        Full = "full",
+    }
+}
+
 /// One transformer block.
+#[derive(Clone)]
 pub(super) struct Layer<B: Backend> {
     pub(super) input_layernorm: Vector<B>,
     pub(super) q_proj: Linear<B>,
@@ -83,36 +98,58 @@ impl<B: Backend> Layer<B> {
         ]
     }
 
-    /// q, k and v with positions applied, from the normalised input.
-    fn queries_keys_values<T: Record<B>>(&self, h: Act<B, T>, pass: &Pass<'_, B>) -> Result<[Act<B, T>; 3], OpError> {
+    /// q, k and v with positions applied, from the normalised input; `again` makes that once more.
+    fn queries_keys_values<T: Record<B>>(
+        &self,
+        h: Act<B, T>,
+        pass: &Pass<B>,
+        again: Option<&Rc<Again<B>>>,
+    ) -> Result<[Act<B, T>; 3], OpError> {
         let (h, tape) = h.split_tape();
-        let q = linear(h.clone().put_tape(tape), &self.q_proj, pass.key(0))?;
-        let k = linear(h.clone().put_tape(T::default()), &self.k_proj, pass.key(1))?;
-        let v = linear(h.put_tape(T::default()), &self.v_proj, pass.key(2))?;
-        let q = rope(q, pass.heads.head_dim, pass.rope, pass.positions)?;
-        let k = rope(k, pass.heads.head_dim, pass.rope, pass.positions)?;
+        let q = linear_again(h.clone().put_tape(tape), &self.q_proj, pass.key(0), again)?;
+        let k = linear_again(h.clone().put_tape(T::default()), &self.k_proj, pass.key(1), again)?;
+        let v = linear_again(h.put_tape(T::default()), &self.v_proj, pass.key(2), again)?;
+        let q = rope(q, pass.heads.head_dim, &pass.rope, &pass.positions)?;
+        let k = rope(k, pass.heads.head_dim, &pass.rope, &pass.positions)?;
         Ok([q, k, v])
     }
 
-    fn mlp<T: Record<B>>(&self, x: Act<B, T>, pass: &Pass<'_, B>) -> Result<Act<B, T>, OpError> {
+    fn mlp<T: Record<B>>(&self, x: Act<B, T>, pass: &Pass<B>) -> Result<Act<B, T>, OpError> {
         let (x, tape) = x.split_tape();
-        let h = rms_norm(x.clone().put_tape(tape), &self.post_attention_layernorm, pass.eps, pass.train_base)?;
+        let norm = &self.post_attention_layernorm;
+        let again = pass.norm_again::<T>(&x, norm);
+        let h = rms_norm(x.clone().put_tape(tape), norm, pass.eps, pass.train_base)?;
         let (h, tape) = h.split_tape();
-        let gate = linear(h.clone().put_tape(tape), &self.gate_proj, pass.key(4))?;
-        let up = linear(h.put_tape(T::default()), &self.up_proj, pass.key(5))?;
-        let down = linear(swiglu(gate, up)?, &self.down_proj, pass.key(6))?;
+        let gate = linear_again(h.clone().put_tape(tape), &self.gate_proj, pass.key(4), again.as_ref())?;
+        let up = linear_again(h.put_tape(T::default()), &self.up_proj, pass.key(5), again.as_ref())?;
+        let again = pass.swiglu_again::<T>(&gate, &up);
+        let down = linear_again(swiglu(gate, up)?, &self.down_proj, pass.key(6), again.as_ref())?;
         add(down, x.put_tape(T::default()))
     }
 
+    /// The block. What it keeps for backward is the pass's choice.
     pub(super) fn forward<T: Record<B>>(
         &self,
         x: Act<B, T>,
-        pass: &Pass<'_, B>,
+        pass: &Pass<B>,
+        layout: &Arc<Layout>,
+    ) -> Result<Act<B, T>, OpError> {
+        if T::RECORDS && pass.checkpointing == Checkpointing::Full {
+            return recompute(x, Part { layer: self.clone(), pass: pass.clone(), layout: layout.clone() });
+        }
+        self.forward_kept(x, pass, layout)
+    }
+
+    fn forward_kept<T: Record<B>>(
+        &self,
+        x: Act<B, T>,
+        pass: &Pass<B>,
         layout: &Arc<Layout>,
     ) -> Result<Act<B, T>, OpError> {
         let (x, tape) = x.split_tape();
+        let again = pass.norm_again::<T>(&x, &self.input_layernorm);
         let h = rms_norm(x.clone().put_tape(tape), &self.input_layernorm, pass.eps, pass.train_base)?;
-        let [q, k, v] = self.queries_keys_values(h, pass)?;
+        let [q, k, v] = self.queries_keys_values(h, pass, again.as_ref())?;
         let mixed = attention(q, k, v, pass.heads, layout)?;
         let out = linear(mixed, &self.o_proj, pass.key(3))?;
         self.mlp(add(out, x.put_tape(T::default()))?, pass)
@@ -121,30 +158,67 @@ impl<B: Backend> Layer<B> {
     pub(super) fn forward_cached(
         &self,
         x: Act<B>,
-        pass: &Pass<'_, B>,
-        cache: &mut LayerCache<B>,
+        pass: &Pass<B>,
+        caches: &mut [&mut LayerCache<B>],
+        rows: &[usize],
     ) -> Result<Act<B>, OpError> {
         let h = rms_norm(x.clone(), &self.input_layernorm, pass.eps, false)?;
-        let [q, k, v] = self.queries_keys_values::<NoneTape>(h, pass)?;
-        let mixed = cached_attention(q, k, v, pass.heads, cache)?;
+        let [q, k, v] = self.queries_keys_values::<NoneTape>(h, pass, None)?;
+        let mixed = cached_attention_batch(q, k, v, pass.heads, caches, rows)?;
         let out = linear(mixed, &self.o_proj, None)?;
         self.mlp(add(out, x)?, pass)
     }
 }
 
+/// A block that runs again in backward.
+struct Part<B: Backend> {
+    layer: Layer<B>,
+    pass: Pass<B>,
+    layout: Arc<Layout>,
+}
+
+impl<B: Backend> Recompute<B> for Part<B> {
+    fn run<T: Record<B>>(&self, x: Act<B, T>) -> Result<Act<B, T>, OpError> {
+        self.layer.forward_kept(x, &self.pass, &self.layout)
+    }
+}
+
 /// What is the same for all modules of one layer in one pass.
-pub(super) struct Pass<'a, B: Backend> {
+pub(super) struct Pass<B: Backend> {
     pub(super) heads: Heads,
     pub(super) eps: f32,
     pub(super) train_base: bool,
-    pub(super) rope: &'a RopeTable<B>,
-    pub(super) positions: &'a [u32],
+    pub(super) rope: RopeTable<B>,
+    pub(super) positions: Rc<[u32]>,
     pub(super) layer: usize,
     pub(super) dropout: Option<u64>,
+    pub(super) checkpointing: Checkpointing,
 }
 
-impl<B: Backend> Pass<'_, B> {
+impl<B: Backend> Clone for Pass<B> {
+    fn clone(&self) -> Self {
+        Self { rope: self.rope.clone(), positions: self.positions.clone(), ..*self }
+    }
+}
+
+impl<B: Backend> Pass<B> {
     fn key(&self, module: u64) -> Option<u64> {
         self.dropout.map(|step| mask_key(step, self.layer, module))
+    }
+
+    fn is_selective<T: Record<B>>(&self) -> bool {
+        T::RECORDS && self.checkpointing == Checkpointing::Selective
+    }
+
+    /// The norm of `x` once more, where the pass is selective.
+    fn norm_again<T: Record<B>>(&self, x: &Act<B>, weight: &Vector<B>) -> Option<Rc<Again<B>>> {
+        let (x, weight, eps) = (x.clone(), weight.clone(), self.eps);
+        self.is_selective::<T>().then(|| Again::new(move || rms_norm(x.clone(), &weight, eps, false)))
+    }
+
+    /// SwiGLU of gate and up once more, where the pass is selective.
+    fn swiglu_again<T: Record<B>>(&self, gate: &Act<B, T>, up: &Act<B, T>) -> Option<Rc<Again<B>>> {
+        let (gate, up) = (gate.retaped::<NoneTape>(), up.retaped::<NoneTape>());
+        self.is_selective::<T>().then(|| Again::new(move || swiglu(gate.clone(), up.clone())))
     }
 }

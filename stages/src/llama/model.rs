@@ -4,16 +4,17 @@
 use super::adapter::Adapter;
 use super::batch::Batch;
 use super::config::LlamaConfig;
-use super::layer::{Layer, Pass};
+use super::layer::{Checkpointing, Layer, Pass};
 use super::rope::inv_freq;
 use super::weights::{WeightSource, parent_of};
 use crate::failure::OrFail;
 use anneal_engine::Failure;
 use anneal_ops::{
     Act, Backend, HasShape, Heads, LayerCache, Linear, Lora, LossSum, NoneTape, OpError, ParamRef, Record, RopeTable,
-    Vector, Weight, act_from_vec, act_to_vec, embedding, linear, linear_cross_entropy, matrix_from_vec, rms_norm,
+    Vector, Weight, act_to_vec, embedding, linear, linear_argmax, linear_cross_entropy, matrix_from_vec, rms_norm,
     vector_from_vec, weight_from_vec,
 };
+use std::rc::Rc;
 
 /// A Llama on a device.
 pub struct Model<B: Backend> {
@@ -27,6 +28,7 @@ pub struct Model<B: Backend> {
     rope: RopeTable<B>,
     /// Every weight of the base is trained; otherwise only LoRA's, if there are any.
     train_base: bool,
+    checkpointing: Checkpointing,
 }
 
 /// Parameters with their checkpoint names, in checkpoint order.
@@ -81,7 +83,8 @@ impl<B: Backend> Model<B> {
         let layers = layers.collect::<Result<_, _>>()?;
         let norm = vector_from_vec(&device, files.read_f32("model.norm.weight", &[hidden])?).or_fail()?;
         let rope = RopeTable::new(&device, &inv_freq(config), config.max_position_embeddings).or_fail()?;
-        Ok(Self { device, config: config.clone(), embed_tokens, layers, norm, lm_head, rope, train_base })
+        let (config, checkpointing) = (config.clone(), Checkpointing::None);
+        Ok(Self { device, config, embed_tokens, layers, norm, lm_head, rope, train_base, checkpointing })
     }
 
     /// Adds an adapter's updates; its A and B are trainable, the base stays frozen. Updates of the head and of the
@@ -130,6 +133,16 @@ impl<B: Backend> Model<B> {
         found.map(|(_, parameter)| parameter).ok_or_else(|| Failure::user(format!("the base has no tensor `{name}`")))
     }
 
+    /// Whether every weight of the base is trained.
+    pub fn trains_base(&self) -> bool {
+        self.train_base
+    }
+
+    /// What forward keeps for backward from now on.
+    pub fn set_checkpointing(&mut self, checkpointing: Checkpointing) {
+        self.checkpointing = checkpointing;
+    }
+
     /// The configuration it was built from.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
@@ -145,14 +158,15 @@ impl<B: Backend> Model<B> {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens)
     }
 
-    fn pass<'a>(&'a self, layer: usize, positions: &'a [u32], dropout: Option<u64>) -> Pass<'a, B> {
+    fn pass(&self, layer: usize, positions: &Rc<[u32]>, dropout: Option<u64>) -> Pass<B> {
         let heads = Heads {
             n_heads: self.config.num_attention_heads,
             n_kv_heads: self.config.num_key_value_heads,
             head_dim: self.config.head_dim,
         };
         let eps = self.config.rms_norm_eps as f32;
-        Pass { heads, eps, train_base: self.train_base, rope: &self.rope, positions, layer, dropout }
+        let (rope, positions, train_base) = (self.rope.clone(), positions.clone(), self.train_base);
+        Pass { heads, eps, train_base, rope, positions, layer, dropout, checkpointing: self.checkpointing }
     }
 
     /// Hidden states after the last norm, [tokens, hidden].
@@ -161,8 +175,9 @@ impl<B: Backend> Model<B> {
     /// A token id or position out of range; no memory.
     pub fn hidden<T: Record<B>>(&self, batch: &Batch, tape: T, dropout: Option<u64>) -> Result<Act<B, T>, OpError> {
         let mut x = embedding(&self.device, &batch.ids, &self.embed_tokens, self.train_base, tape)?;
+        let positions = batch.positions.as_slice().into();
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, &self.pass(index, &batch.positions, dropout), &batch.layout)?;
+            x = layer.forward(x, &self.pass(index, &positions, dropout), &batch.layout)?;
         }
         rms_norm(x, &self.norm, self.config.rms_norm_eps as f32, self.train_base)
     }
@@ -208,16 +223,40 @@ impl<B: Backend> Model<B> {
     pub fn next_logits(&self, ids: &[u32], cache: &mut Cache<B>) -> Result<Vec<f32>, OpError> {
         let seen = cache.first().map_or(0, LayerCache::len) as u32;
         let positions: Vec<u32> = (seen..seen + ids.len() as u32).collect();
-        let mut x = embedding(&self.device, ids, &self.embed_tokens, false, NoneTape)?;
-        for (index, (layer, cache)) in self.layers.iter().zip(cache).enumerate() {
-            x = layer.forward_cached(x, &self.pass(index, &positions, None), cache)?;
-        }
-        let width = self.config.hidden_size;
-        let hidden = act_to_vec(&x);
-        let last = hidden[hidden.len().saturating_sub(width)..].to_vec();
-        let last = act_from_vec(&self.device, last, 1, width)?;
-        let last = rms_norm(last, &self.norm, self.config.rms_norm_eps as f32, false)?;
+        let x = self.hidden_cached(ids, &positions, &mut [cache], &[ids.len()])?;
+        let last = self.last_norm(&x, &[(ids.len() as u32).saturating_sub(1)])?;
         Ok(act_to_vec(&self.project(last)?))
+    }
+
+    /// The residual stream after the last layer for the next tokens of several sequences, `rows[i]` of them for
+    /// `caches[i]`, one after the other.
+    pub(super) fn hidden_cached(
+        &self,
+        ids: &[u32],
+        positions: &[u32],
+        caches: &mut [&mut Cache<B>],
+        rows: &[usize],
+    ) -> Result<Act<B>, OpError> {
+        let mut x = embedding(&self.device, ids, &self.embed_tokens, false, NoneTape)?;
+        let positions = positions.into();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let mut of_layer: Vec<&mut LayerCache<B>> =
+                caches.iter_mut().filter_map(|cache| cache.get_mut(index)).collect();
+            x = layer.forward_cached(x, &self.pass(index, &positions, None), &mut of_layer, rows)?;
+        }
+        Ok(x)
+    }
+
+    /// Some rows of the residual stream, normalised for the head.
+    fn last_norm(&self, x: &Act<B>, rows: &[u32]) -> Result<Act<B>, OpError> {
+        // Gathering rows is what an embedding does.
+        let rows = embedding(&self.device, rows, x, false, NoneTape)?;
+        rms_norm(rows, &self.norm, self.config.rms_norm_eps as f32, false)
+    }
+
+    /// The most likely token after each of these rows.
+    pub(super) fn most_likely(&self, x: &Act<B>, rows: &[u32]) -> Result<Vec<u32>, OpError> {
+        linear_argmax(&self.last_norm(x, rows)?, self.head())
     }
 
     /// Every tensor of the base by its checkpoint name, in checkpoint order.

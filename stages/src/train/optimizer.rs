@@ -3,14 +3,16 @@
 //! Update as torch.optim.AdamW does it (Loshchilov and Hutter 2019); clipping as torch.nn.utils.clip_grad_norm_.
 //! Unaware of models and schedules.
 use super::Recipe;
+use super::recipe::OptimizerStates;
 use crate::failure::OrFail;
 use crate::llama::Parameters;
 use anneal_engine::Failure;
-use anneal_ops::{AdamwHyper, AdamwState, Backend, Grads, adamw, grad_norm};
+use anneal_ops::{AdamwHyper, AdamwState, Backend, Grads, ParamRef, StateDtype, adamw, grad_norm};
 use std::collections::BTreeMap;
 
 /// Moments of every trainable parameter, by name.
 pub struct Optimizer<B: Backend> {
+    device: B,
     states: BTreeMap<String, AdamwState<B>>,
     recipe: Recipe,
 }
@@ -21,11 +23,16 @@ impl<B: Backend> Optimizer<B> {
     /// # Errors
     /// No memory.
     pub fn new(device: &B, parameters: &Parameters<'_, B>, recipe: Recipe) -> Result<Self, Failure> {
+        let dtype = match recipe.optimizer_states {
+            OptimizerStates::F32 => StateDtype::F32,
+            OptimizerStates::Bf16 => StateDtype::Bf16,
+        };
+        let state = |parameter: &ParamRef<'_, B>| AdamwState::for_param(device, parameter, dtype).or_fail();
         let states = parameters
             .iter()
-            .map(|(name, parameter)| Ok((name.clone(), AdamwState::new(device, parameter.len()).or_fail()?)))
+            .map(|(name, parameter)| Ok((name.clone(), state(parameter)?)))
             .collect::<Result<_, Failure>>()?;
-        Ok(Self { states, recipe })
+        Ok(Self { device: device.clone(), states, recipe })
     }
 
     /// One update; `step` counts from 1. Returns the gradient's norm before clipping, and zeroes the gradient. A norm
@@ -63,7 +70,12 @@ impl<B: Backend> Optimizer<B> {
         Ok(norm)
     }
 
-    /// Parameters and moments by name, for a checkpoint.
+    /// A parameter's values as exactly as they are known: its master's, where it has one.
+    pub fn exact(&self, name: &str, parameter: &ParamRef<'_, B>) -> Vec<f32> {
+        self.states.get(name).and_then(AdamwState::read_master).unwrap_or_else(|| parameter.read())
+    }
+
+    /// Parameters, moments and masters by name, for a checkpoint.
     pub fn snapshot(&self, parameters: &Parameters<'_, B>) -> BTreeMap<String, Vec<f32>> {
         let mut tensors = BTreeMap::new();
         for (name, parameter) in parameters.iter() {
@@ -72,6 +84,9 @@ impl<B: Backend> Optimizer<B> {
                 let (first, second) = state.read();
                 tensors.insert(format!("first_moment.{name}"), first);
                 tensors.insert(format!("second_moment.{name}"), second);
+                if let Some(master) = state.read_master() {
+                    tensors.insert(format!("master.{name}"), master);
+                }
             }
         }
         tensors
@@ -94,6 +109,9 @@ impl<B: Backend> Optimizer<B> {
             parameter.write(find("parameter", name)?).or_fail()?;
             if let Some(state) = self.states.get_mut(name) {
                 state.write(find("first_moment", name)?, find("second_moment", name)?).or_fail()?;
+                if let Some(master) = tensors.get(&format!("master.{name}")) {
+                    state.write_master(&self.device, master).or_fail()?;
+                }
             }
         }
         Ok(())

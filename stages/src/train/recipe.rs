@@ -2,6 +2,26 @@
 //!
 //! Defaults are transformers' TrainingArguments (4.57) unless the text says why not. Unaware of LoRA.
 use super::schedule::ScheduleKind;
+use crate::llama::Checkpointing;
+
+anneal_engine::choices! {
+    /// How AdamW's moments of big weights are stored.
+    pub enum OptimizerStates {
+        /// f32; where weights are bf16 also an f32 master of each, which the checkpoint then holds.
+        F32 = "f32",
+        /// bf16 where weights are bf16, without a master: updates below half a unit in the last place are lost.
+        Bf16 = "bf16",
+    }
+}
+
+impl From<OptimizerStates> for anneal_ops::StateDtype {
+    fn from(states: OptimizerStates) -> Self {
+        match states {
+            OptimizerStates::F32 => Self::F32,
+            OptimizerStates::Bf16 => Self::Bf16,
+        }
+    }
+}
 
 /// What the loop needs to know, whoever trains.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +46,12 @@ pub struct Recipe {
     pub batch_size: usize,
     /// Micro-batches in an optimizer step.
     pub gradient_accumulation_steps: usize,
+    /// Most tokens in a micro-batch; it then holds as many of the step's examples as fit, whatever `batch_size` says.
+    pub batch_tokens: Option<usize>,
+    /// What forward keeps for backward.
+    pub checkpointing: Checkpointing,
+    /// How the moments of big weights are stored.
+    pub optimizer_states: OptimizerStates,
     /// Passes over the training split.
     pub epochs: f64,
     /// Optimizer steps, instead of epochs.
@@ -67,6 +93,10 @@ macro_rules! recipe_params {
                 batch_size: usize = 8, in 1..=65536, unit "examples", memory "activations grow linearly with it";
                 /// Micro-batches in an optimizer step; the loss is that of one batch of their product.
                 gradient_accumulation_steps: usize = 1, in 1..=65536, unit "micro-batches", memory "none: a larger effective batch for time instead of memory";
+                /// Most tokens in a micro-batch, instead of batch_size examples: a step's examples are cut into micro-batches that fit, an example longer than that goes alone. The step, its loss and its gradients stay those of batch_size x gradient_accumulation_steps examples.
+                batch_tokens: Option<usize>, in 1..=16_777_216, unit "tokens", memory "activations grow linearly with it, however long the examples are";
+                /// What forward keeps for backward. It changes time and memory, not one bit of the result.
+                checkpointing: $crate::llama::Checkpointing = "none", memory "activations of a layer: none keeps all, selective about two thirds, full its input only";
                 /// Passes over the training split; need not be whole.
                 epochs: f64 = 3.0, in 0.0..=100000.0, unit "epochs";
                 /// Optimizer steps, instead of `epochs`.
@@ -96,6 +126,9 @@ macro_rules! recipe_params {
                     max_grad_norm: self.max_grad_norm,
                     batch_size: self.batch_size,
                     gradient_accumulation_steps: self.gradient_accumulation_steps,
+                    batch_tokens: self.batch_tokens,
+                    checkpointing: self.checkpointing,
+                    optimizer_states: $crate::train::recipe::OptimizerStates::F32,
                     epochs: self.epochs,
                     max_steps: self.max_steps,
                     eval_batch_size: self.eval_batch_size,

@@ -11,14 +11,24 @@ use super::recipe::Recipe;
 use super::schedule::Schedule;
 use crate::data::token_set::TokenSet;
 use crate::failure::OrFail;
+use crate::gpu::{Watch, watch};
+use crate::llama::memory::{Ledger, logits_bytes};
 use crate::llama::{Batch, Model};
 use crate::random::Stream;
 use anneal_engine::event::{Event, Step};
 use anneal_engine::{Failure, FailureClass, StageContext, memory};
-use anneal_ops::{Backend, Grads, OpTape};
+use anneal_ops::{Backend, Category, Grads, OpTape};
 use std::time::Instant;
 
-/// Trains `model` in place. Returns the log.
+/// What training leaves besides the model.
+pub struct Trained<B: Backend> {
+    /// A row a step and an evaluation.
+    pub log: Vec<LogRow>,
+    /// Moments and masters.
+    pub optimizer: Optimizer<B>,
+}
+
+/// Trains `model` in place.
 ///
 /// # Errors
 /// A loss or gradient that is not finite (with step and sample), Ctrl+C (after writing a checkpoint), a full disk, no
@@ -29,19 +39,41 @@ pub fn train<B: Backend>(
     recipe: &Recipe,
     train: &TokenSet,
     eval: Option<&TokenSet>,
-) -> Result<Vec<LogRow>, Failure> {
+    mut ledger: Ledger<B>,
+) -> Result<Trained<B>, Failure> {
+    model.set_checkpointing(recipe.checkpointing);
     let order = Order::new(context.seed, train.len(), recipe.batch_size, recipe.gradient_accumulation_steps);
     let total_steps = recipe.max_steps.unwrap_or_else(|| order.total_steps(recipe.epochs));
     let schedule =
         Schedule { kind: recipe.schedule, peak: recipe.learning_rate, warmup_steps: recipe.warmup_steps, total_steps };
     let device = model.device().clone();
-    let optimizer = Optimizer::new(&device, &model.trainable_parameters(), recipe.clone())?;
-    let mut run =
-        Run { context, model, recipe, train, eval, order, schedule, optimizer, log: Vec::new(), seconds: 0.0 };
-    let first = run.resume()?;
-    run.steps(first)?;
+    let parameters = model.trainable_parameters();
+    let optimizer = ledger.phase(Category::Optimizer, || Optimizer::new(&device, &parameters, recipe.clone()))?;
+    let watch = watch(context);
+    let mut run = Run {
+        context,
+        model,
+        recipe,
+        train,
+        eval,
+        order,
+        schedule,
+        optimizer,
+        log: Vec::new(),
+        seconds: 0.0,
+        ledger,
+        watch,
+    };
+    let first = run.resume().map_err(|failure| run.ledger.explain(failure))?;
+    run.ledger.settle(Category::Optimizer)?;
+    let steps = run.steps(first);
+    steps.map_err(|failure| run.ledger.explain(failure))?;
     run.report();
-    Ok(run.log)
+    run.watch.finish(run.ledger.peak()?);
+    for (name, mib) in run.ledger.finish()?.metrics() {
+        context.metric(&name, mib);
+    }
+    Ok(Trained { log: run.log, optimizer: run.optimizer })
 }
 
 /// A packed micro-batch and the examples in it.
@@ -59,7 +91,9 @@ struct Run<'a, 'c, B: Backend> {
     order: Order,
     schedule: Schedule,
     optimizer: Optimizer<B>,
+    ledger: Ledger<B>,
     log: Vec<LogRow>,
+    watch: Watch<'a, 'c>,
     /// Seconds of training so far, those before a resume included.
     seconds: f64,
 }
@@ -85,13 +119,17 @@ impl<B: Backend> Run<'_, '_, B> {
         for index in first..total {
             let started = Instant::now();
             let (batches, labelled) = self.window(index)?;
+            self.ledger.begin_step()?;
             let loss = self.accumulate(index, &batches, labelled, &mut grads)?;
+            let rows = batches.iter().map(|micro| micro.batch.rows.len()).max().unwrap_or(0);
+            self.ledger.after_backward(logits_bytes(self.model, rows, self.model.trains_base()))?;
             let learning_rate = self.schedule.learning_rate(index);
             let mut parameters = self.model.trainable_parameters();
             let grad_norm = self.optimizer.step(&mut parameters, &mut grads, learning_rate, index + 1)?;
             if !grad_norm.is_finite() {
                 return Err(not_finite(format!("step {}: grad_norm is {grad_norm} (loss {loss})", index + 1)));
             }
+            self.ledger.after_update()?;
             let step = index + 1;
             let seconds = started.elapsed().as_secs_f64();
             self.seconds += seconds;
@@ -99,6 +137,7 @@ impl<B: Backend> Run<'_, '_, B> {
             let (loss, learning_rate, norm) = (Some(loss), Some(learning_rate), Some(grad_norm));
             self.log.push(LogRow { step, epoch, loss, learning_rate, grad_norm: norm, eval_loss: None });
             self.emit_step(&batches, labelled, seconds);
+            self.watch.poll();
             let last = step == total;
             if last || self.recipe.eval_every.is_some_and(|every| step.is_multiple_of(every)) {
                 self.evaluate(step, epoch)?;
@@ -118,7 +157,11 @@ impl<B: Backend> Run<'_, '_, B> {
     /// The packed micro-batches of a step and the number of labelled tokens in all of them.
     fn window(&mut self, index: u64) -> Result<(Vec<MicroBatch>, usize), Failure> {
         let mut batches = Vec::new();
-        for examples in self.order.window(index) {
+        let mut window = self.order.window(index);
+        if let Some(limit) = self.recipe.batch_tokens {
+            window = cut_by_tokens(&window.concat(), limit, |example| self.train.example(example as usize).0.len());
+        }
+        for examples in window {
             let batch = Batch::pack(examples.iter().map(|i| self.train.example(*i as usize)))?;
             batches.push(MicroBatch { examples, batch });
         }
@@ -221,7 +264,48 @@ impl<B: Backend> Run<'_, '_, B> {
     }
 }
 
+/// Examples in their order, cut into micro-batches of at most `limit` tokens; a longer example stands alone.
+fn cut_by_tokens(examples: &[u32], limit: usize, tokens: impl Fn(u32) -> usize) -> Vec<Vec<u32>> {
+    let mut batches: Vec<Vec<u32>> = Vec::new();
+    let mut filled = 0;
+    for example in examples {
+        let length = tokens(*example);
+        match batches.last_mut() {
+            Some(batch) if filled + length <= limit => batch.push(*example),
+            _ => {
+                batches.push(vec![*example]);
+                filled = 0;
+            }
+        }
+        filled += length;
+    }
+    batches
+}
+
 fn not_finite(message: String) -> Failure {
     Failure::new(FailureClass::Nan, message)
         .hint("lower learning_rate, raise warmup_steps, or lower max_grad_norm; see grad_norm in the run's events")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut_by_tokens;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn micro_batches_fit_and_none_could_take_the_next(lengths in prop::collection::vec(1..40_usize, 0..30), limit in 1..90_usize) {
+            let examples: Vec<u32> = (0..lengths.len() as u32).collect();
+            let tokens = |example: u32| lengths[example as usize];
+            let batches = cut_by_tokens(&examples, limit, tokens);
+            prop_assert_eq!(batches.concat(), examples);
+            let total = |batch: &[u32]| batch.iter().map(|example| tokens(*example)).sum::<usize>();
+            for (i, batch) in batches.iter().enumerate() {
+                prop_assert!(total(batch) <= limit || batch.len() == 1);
+                if let Some(next) = batches.get(i + 1) {
+                    prop_assert!(total(batch) + tokens(next[0]) > limit);
+                }
+            }
+        }
+    }
 }

@@ -1,13 +1,13 @@
 //! `anneal bench`: what a model costs on this machine, without a manifest.
 //!
 //! Unaware of how anything is measured.
+mod trained;
+
 use super::Context;
-use crate::args::{Bench, BenchGenerate, BenchLoad, BenchMethod, BenchOptions, BenchTokenize, BenchTrain};
+use crate::args::{Bench, BenchGenerate, BenchLoad, BenchOptions, BenchTokenize};
 use crate::exit::{Error, Exit};
 use crate::output;
-use anneal_stages::bench::train::{Method, TrainBench};
-use anneal_stages::bench::{BenchModel, generate, load, median, tokenize, train};
-use anneal_stages::train_lora::MODULES;
+use anneal_stages::bench::{BenchModel, generate, load, median, tokenize};
 use serde_json::{Value, json};
 
 impl Bench {
@@ -22,11 +22,11 @@ impl Bench {
 }
 
 pub(super) fn run(args: &Bench, context: &Context) -> Result<Exit, Error> {
-    let rows = match args {
-        Bench::Train(args) => trained(args, context)?,
-        Bench::Generate(args) => generated(args, context)?,
-        Bench::Load(args) => loaded(args, context)?,
-        Bench::Tokenize(args) => tokenized(args)?,
+    let (rows, table) = match args {
+        Bench::Train(args) => trained::trained(args, context)?,
+        Bench::Generate(args) => (generated(args, context)?, String::new()),
+        Bench::Load(args) => (loaded(args, context)?, String::new()),
+        Bench::Tokenize(args) => (tokenized(args)?, String::new()),
     };
     if args.json() {
         let fields = rows.into_iter().map(|row| (row.key.to_owned(), row.value)).collect();
@@ -35,7 +35,7 @@ pub(super) fn run(args: &Bench, context: &Context) -> Result<Exit, Error> {
         let width = rows.iter().map(|row| row.label.len()).max().unwrap_or(0);
         let lines = rows.iter().filter(|row| !row.label.is_empty());
         let text: String = lines.map(|row| format!("{:<width$}  {}\n", row.label, row.shown)).collect();
-        output::print(&text)?;
+        output::print(&(text + &table))?;
     }
     Ok(Exit::Ok)
 }
@@ -74,52 +74,8 @@ fn seconds(value: f64) -> String {
     format!("{value:.3} s")
 }
 
-fn trained(args: &BenchTrain, context: &Context) -> Result<Vec<Row>, Error> {
-    let numerics = super::numerics(args.options.numerics.as_deref(), context)?;
-    let method = match args.method {
-        BenchMethod::Full => Method::Full,
-        BenchMethod::Lora => Method::Lora {
-            rank: args.rank as usize,
-            target_modules: MODULES.iter().map(|module| (*module).to_owned()).collect(),
-        },
-    };
-    let name = match args.method {
-        BenchMethod::Full => "full".to_owned(),
-        BenchMethod::Lora => format!("lora, rank {}", args.rank),
-    };
-    let measured = train::run(&TrainBench {
-        model: BenchModel::find(&args.options.model)?,
-        numerics,
-        method,
-        batch_size: args.batch_size as usize,
-        sequence_length: args.sequence_length as usize,
-        warmup: args.warmup as usize,
-        steps: args.steps as usize,
-        seed: args.options.seed,
-    })?;
-    let step = median(&measured.step_seconds);
-    let tokens = u64::from(args.batch_size) * u64::from(args.sequence_length);
-    let rate = tokens as f64 / step.max(1e-12);
-    let mut rows = head(&args.options, numerics);
-    rows.extend([
-        row("method", name.clone(), "method", name),
-        hidden("batch_size", args.batch_size),
-        hidden("sequence_length", args.sequence_length),
-        row("tokens_per_step", tokens, "batch", format!("{} x {} tokens", args.batch_size, args.sequence_length)),
-        row("parameters", measured.parameters, "parameters", measured.parameters.to_string()),
-        hidden("trainable_parameters", measured.trainable_parameters),
-        hidden("load_seconds", measured.load_seconds),
-        row("step_seconds", step, "step (median)", seconds(step)),
-        hidden("all_step_seconds", measured.step_seconds.clone()),
-        row("tokens_per_second", rate, "tokens a second", format!("{rate:.0}")),
-        hidden("losses", measured.losses.clone()),
-        memory(measured.peak_mib),
-    ]);
-    Ok(rows)
-}
-
 fn generated(args: &BenchGenerate, context: &Context) -> Result<Vec<Row>, Error> {
-    let numerics = super::numerics(args.options.numerics.as_deref(), context)?;
+    let numerics = super::numerics(args.options.device, context)?;
     let measured = generate::run(&generate::GenerateBench {
         model: BenchModel::find(&args.options.model)?,
         numerics,
@@ -146,7 +102,7 @@ fn generated(args: &BenchGenerate, context: &Context) -> Result<Vec<Row>, Error>
 }
 
 fn loaded(args: &BenchLoad, context: &Context) -> Result<Vec<Row>, Error> {
-    let numerics = super::numerics(args.options.numerics.as_deref(), context)?;
+    let numerics = super::numerics(args.options.device, context)?;
     let measured = load::run(&BenchModel::find(&args.options.model)?, numerics, args.options.seed)?;
     let mut rows = head(&args.options, numerics);
     rows.extend([

@@ -19,7 +19,7 @@ pub(super) fn run(args: &Logits, context: &Context) -> Result<Exit, Error> {
         // The grammar asks for one of the two.
         (None, None) => return Err(Error::Usage(Failure::user("give --ids or --ids-file"))),
     };
-    let numerics = super::numerics(args.numerics.as_deref(), context)?;
+    let numerics = super::numerics(args.device, context)?;
     let adapter = args.adapter.as_deref();
     let request = Request { model: &args.model, adapter, ids: &ids, numerics, out: &args.out };
     let [tokens, vocabulary] = write_logits(request)?;

@@ -17,7 +17,7 @@ mod score;
 mod stages;
 mod worker;
 
-use crate::args::{Cli, Color, Command, Outputs, Source};
+use crate::args::{Cli, Color, Command, Device, Outputs, Source};
 use crate::exit::{Error, Exit};
 use crate::{output, render};
 use anneal_engine::graph::Pipeline;
@@ -117,7 +117,11 @@ pub(crate) fn pipeline(source: &Source, context: &Context) -> Result<Pipeline, E
     let cwd = std::env::current_dir().map_err(|e| {
         Failure::user(format!("cannot find the current folder: {e}")).hint("change to a folder that exists")
     })?;
-    let options = LoadOptions { sets: source.sets.clone(), cwd, root: source.root.clone() };
+    let mut sets = source.sets.clone();
+    if let Some(device) = source.device {
+        sets.push(format!("experiment.numerics={}", numerics(device, context)?));
+    }
+    let options = LoadOptions { sets, cwd, root: source.root.clone() };
     Ok(load(&context.registry, &source.manifest, &options)?)
 }
 
@@ -134,19 +138,17 @@ pub(crate) fn store(args: &Outputs, pipeline: &Pipeline) -> Result<Store, Error>
     Ok(Store::open(&outputs(args, pipeline))?)
 }
 
-/// The numerics class that was asked for; the build's first by default.
+/// The numerics class of a device.
 ///
 /// # Errors
-/// This build has no such class.
-fn numerics(asked: Option<&str>, context: &Context) -> Result<&'static str, Error> {
-    let known = context.registry.numerics();
-    let found = match asked {
-        None => known.first(),
-        Some(name) => known.iter().find(|known| **known == name),
-    };
-    found.copied().ok_or_else(|| {
-        let failure =
-            Failure::user(format!("there is no numerics class `{}` in this build", asked.unwrap_or_default()));
-        Error::Usage(failure.hint(format!("the classes are: {}", known.join(", "))))
-    })
+/// This build cannot compute there.
+fn numerics(device: Device, context: &Context) -> Result<&'static str, Error> {
+    let asked = device.numerics();
+    if context.registry.numerics().contains(&asked) {
+        return Ok(asked);
+    }
+    let failure = Failure::user(format!("this build has no numerics class `{asked}`"));
+    Err(Error::Usage(
+        failure.hint("build with `cargo build --release --features cuda`; docs/gpu.md tells what it needs"),
+    ))
 }

@@ -17,11 +17,17 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Duration;
 
+/// A running stage's bar and what it says of the stage's progress.
+struct Bar {
+    bar: ProgressBar,
+    progress: String,
+}
+
 /// Shows events as they come.
 pub(crate) struct Progress {
     lines: RefCell<Lines>,
     /// Bars of running stages; `None`: no terminal.
-    bars: Option<(MultiProgress, RefCell<HashMap<String, ProgressBar>>)>,
+    bars: Option<(MultiProgress, RefCell<HashMap<String, Bar>>)>,
 }
 
 impl Progress {
@@ -48,17 +54,35 @@ impl Progress {
                 bar.set_style(style("{spinner} {prefix}  {elapsed}  {msg}"));
                 bar.set_prefix(self.lines.borrow().name(stage));
                 bar.enable_steady_tick(Duration::from_millis(120));
-                bars.insert(stage.clone(), bar);
+                bars.insert(stage.clone(), Bar { bar, progress: String::new() });
             }
             Event::StageFinished { .. } | Event::StageFailed { .. } => {
-                if let Some(bar) = bars.remove(stage) {
+                if let Some(Bar { bar, .. }) = bars.remove(stage) {
                     bar.finish_and_clear();
                 }
             }
-            Event::Step(step) => advance(bars.get(stage), step.step, step.total, lines::step(step)),
-            Event::Progress { done, total, unit } => advance(bars.get(stage), *done, *total, unit.clone()),
+            Event::Step(step) => self.advance(bars.get_mut(stage), stage, step.step, step.total, lines::step(step)),
+            Event::Progress { done, total, unit } => {
+                self.advance(bars.get_mut(stage), stage, *done, *total, unit.clone());
+            }
+            Event::Device(_) => {
+                if let Some(Bar { bar, progress }) = bars.get(stage) {
+                    bar.set_message(self.lines.borrow().beside_device(stage, progress));
+                }
+            }
             _ => {}
         }
+    }
+
+    fn advance(&self, bar: Option<&mut Bar>, stage: &str, done: u64, total: u64, now: String) {
+        let Some(Bar { bar, progress }) = bar else { return };
+        if bar.length() != Some(total) {
+            bar.set_length(total);
+            bar.set_style(style("{spinner} {prefix}  {bar:24} {pos}/{len}  {wide_msg}"));
+        }
+        bar.set_position(done);
+        bar.set_message(self.lines.borrow().beside_device(stage, &now));
+        *progress = now;
     }
 
     /// Clears the bars.
@@ -67,16 +91,6 @@ impl Progress {
             let _ = all.clear();
         }
     }
-}
-
-fn advance(bar: Option<&ProgressBar>, done: u64, total: u64, message: String) {
-    let Some(bar) = bar else { return };
-    if bar.length() != Some(total) {
-        bar.set_length(total);
-        bar.set_style(style("{spinner} {prefix}  {bar:24} {pos}/{len}  {wide_msg}"));
-    }
-    bar.set_position(done);
-    bar.set_message(message);
 }
 
 fn style(template: &str) -> ProgressStyle {

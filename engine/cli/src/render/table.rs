@@ -17,6 +17,12 @@ pub(crate) enum Look {
     Markdown,
 }
 
+/// The metric of a stage's own peak of GPU memory, as its memory pool counted it.
+const GPU_PEAK: &str = "gpu_peak_mib";
+/// Titles of both memories where there are two.
+const HOST_TITLE: &str = "host peak MiB";
+const GPU_TITLE: &str = "GPU peak MiB";
+
 /// Both tables, one below the other.
 pub(crate) fn both(report: &Report, look: Look) -> String {
     let stages = stages(report, look);
@@ -40,7 +46,13 @@ type Cells = (Vec<String>, Vec<Vec<String>>);
 fn result_cells(report: &Report) -> Cells {
     let unfinished = report.results.iter().any(|row| row.status != StageState::Done);
     let mut head = vec!["result".to_owned()];
-    head.extend(report.columns.iter().map(|column| column.title.to_owned()));
+    let gpu = report.columns.iter().any(|column| column.name == GPU_PEAK);
+    // Beside the GPU's memory it must be clear that this is the host's.
+    let title = |column: &&anneal_engine::report::Column| match column.name {
+        "peak_mib" if gpu => HOST_TITLE,
+        _ => column.title,
+    };
+    head.extend(report.columns.iter().map(|column| title(column).to_owned()));
     head.extend(unfinished.then(|| "state".to_owned()));
     let row = |row: &anneal_engine::report::ResultRow| {
         let value = |column: &&anneal_engine::report::Column| {
@@ -55,12 +67,18 @@ fn result_cells(report: &Report) -> Cells {
 }
 
 fn stage_cells(report: &Report) -> Cells {
-    let head = ["stage", "kind", "state", "seconds", "peak MiB", "key", "output"].map(str::to_owned).to_vec();
+    let gpu = report.stages.iter().any(|row| row.metrics.contains_key(GPU_PEAK));
+    let memory: &[&str] = if gpu { &[HOST_TITLE, GPU_TITLE] } else { &["peak MiB"] };
+    let head = [&["stage", "kind", "state", "seconds"], memory, &["key", "output"]].concat();
+    let head = head.into_iter().map(str::to_owned).collect();
     let row = |row: &anneal_engine::report::StageRow| {
         let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
         let digest = |value: Option<anneal_engine::key::Digest>| value.map_or("-".to_owned(), |value| value.short());
         let (name, kind, state) = (row.name.clone(), row.kind.to_owned(), row.status.to_string());
-        vec![name, kind, state, number(row.seconds), number(row.peak_mib), digest(row.key), digest(row.output)]
+        let mut cells = vec![name, kind, state, number(row.seconds), number(row.peak_mib)];
+        cells.extend(gpu.then(|| number(row.metrics.get(GPU_PEAK).copied())));
+        cells.extend([digest(row.key), digest(row.output)]);
+        cells
     };
     (head, report.stages.iter().map(row).collect())
 }

@@ -3,7 +3,7 @@
 use dfdx::prelude::Cpu;
 use rayon::prelude::*;
 
-use super::{AdamwFactors, AdamwKernel};
+use super::{AdamwFactors, AdamwKernel, AdamwState, Moments};
 use crate::OpError;
 use crate::backend::{Buffer, Matrix, ParamBuffer, Vector, Weight};
 use crate::cpu::memory::expect_len;
@@ -27,14 +27,10 @@ simd_fn! {
     }
 }
 
-fn update(
-    p: &mut [f32],
-    g: &[f32],
-    (m, v): (&mut Vector<Cpu>, &mut Vector<Cpu>),
-    factors: AdamwFactors,
-) -> Result<(), OpError> {
+fn update(p: &mut [f32], g: &[f32], (m, v): (&mut [f32], &mut [f32]), factors: AdamwFactors) -> Result<(), OpError> {
     expect_len(OP, g.len(), p.len())?;
-    let (m, v) = (slice::vector_mut(OP, m)?, slice::vector_mut(OP, v)?);
+    expect_len(OP, m.len(), p.len())?;
+    expect_len(OP, v.len(), p.len())?;
     if p.len() < threads::LIGHT || threads::count() == 1 {
         piece(p, g, m, v, factors);
     } else {
@@ -50,9 +46,14 @@ impl AdamwKernel for Cpu {
         &self,
         param: &mut Weight<Self>,
         grad: &Buffer<Self>,
-        moments: (&mut Vector<Self>, &mut Vector<Self>),
+        state: &mut AdamwState<Self>,
         factors: AdamwFactors,
     ) -> Result<(), OpError> {
+        // f32 whichever they are, as the weight itself: no master.
+        let moments = match &mut state.moments {
+            Moments::F32 { m, v } => (slice::vector_mut(OP, m)?, slice::vector_mut(OP, v)?),
+            Moments::Short { m, v } => (slice::matrix_mut(OP, m)?, slice::matrix_mut(OP, v)?),
+        };
         update(slice::matrix_mut(OP, param)?, grad, moments, factors)
     }
 
@@ -60,9 +61,10 @@ impl AdamwKernel for Cpu {
         &self,
         param: &mut Matrix<Self>,
         grad: &ParamBuffer<Self>,
-        moments: (&mut Vector<Self>, &mut Vector<Self>),
+        (m, v): (&mut Vector<Self>, &mut Vector<Self>),
         factors: AdamwFactors,
     ) -> Result<(), OpError> {
+        let moments = (slice::vector_mut(OP, m)?, slice::vector_mut(OP, v)?);
         update(slice::matrix_mut(OP, param)?, grad, moments, factors)
     }
 
@@ -70,9 +72,10 @@ impl AdamwKernel for Cpu {
         &self,
         param: &mut Vector<Self>,
         grad: &ParamBuffer<Self>,
-        moments: (&mut Vector<Self>, &mut Vector<Self>),
+        (m, v): (&mut Vector<Self>, &mut Vector<Self>),
         factors: AdamwFactors,
     ) -> Result<(), OpError> {
+        let moments = (slice::vector_mut(OP, m)?, slice::vector_mut(OP, v)?);
         update(slice::vector_mut(OP, param)?, grad, moments, factors)
     }
 }

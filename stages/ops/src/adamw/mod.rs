@@ -1,21 +1,29 @@
 //! AdamW, in the arithmetic and order of torch's (Loshchilov and Hutter, "Decoupled weight decay regularization").
 //!
 //! With g the gradient times `grad_scale`: `p *= 1 - lr * weight_decay`, `m += (1 - beta1) (g - m)`,
-//! `v = beta2 v + (1 - beta2) g^2`, `p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)`. Factors that do
-//! not depend on the element are computed in f64. Everything is overwritten (`=`), in place. Unaware of schedules.
+//! `v = beta2 v + (1 - beta2) g^2`, `p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)`. Factors
+//! that do not depend on the element are computed in f64. Everything is overwritten (`=`), in place. Unaware of
+//! schedules.
+//!
+//! Where big weights are bf16, their moments are f32 and the arithmetic runs on an f32 master of the weight, whose
+//! rounded copy the weight is; or, to save memory, moments are bf16 too and there is no master ([`StateDtype`]).
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
 use dfdx::shapes::HasShape;
-use dfdx::tensor::CopySlice;
+use dfdx::tensor::ZerosTensor;
 
 use crate::OpError;
-use crate::backend::{Backend, Buffer, Matrix, Memory, ParamBuffer, Vector, Weight};
-use crate::host::{vector_from_vec, vector_to_vec};
+use crate::backend::{Backend, Buffer, Matrix, Memory, ParamBuffer, Transfer, Vector, Weight};
+use crate::category::Category;
+use crate::host::{vector_from_vec, vector_to_vec, weight_to_vec};
 use crate::param::{ParamRef, slot};
+use crate::profile::span;
 use crate::tape::Grads;
 
 /// One step's settings.
@@ -75,21 +83,52 @@ impl AdamwHyper {
     }
 }
 
-/// Moments of one parameter, f32 on its device.
-pub struct AdamwState<B: Backend> {
-    m: Vector<B>,
-    v: Vector<B>,
+/// How a big weight's moments are stored. Those of f32 parameters are always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StateDtype {
+    /// f32, and where weights are bf16 a master in f32: 12 bytes an element beside weight and gradient.
+    #[default]
+    F32,
+    /// bf16 where weights are bf16 (the CPU's are f32, and so are these moments there), and no master: 4 bytes an
+    /// element. Updates below half an ulp of the weight are lost.
+    Bf16,
+}
+
+/// Both moments. `Short` is in the dtype of big weights, as one row.
+enum Moments<B: Memory> {
+    F32 { m: Vector<B>, v: Vector<B> },
+    Short { m: Weight<B>, v: Weight<B> },
+}
+
+/// Moments of one parameter on its device, and its master if it has one.
+pub struct AdamwState<B: Memory> {
+    moments: Moments<B>,
+    /// What the weight is the rounded copy of, where big weights are bf16; made from the weight at the first step.
+    master: Option<Vector<B>>,
 }
 
 impl<B: Backend> AdamwState<B> {
-    /// Zero moments for a parameter of `len` elements.
+    /// Zero moments in f32 for a parameter of `len` elements.
     pub fn new(dev: &B, len: usize) -> Result<Self, OpError> {
-        Ok(Self { m: vector_from_vec(dev, vec![0.0; len])?, v: vector_from_vec(dev, vec![0.0; len])? })
+        let zeros = || ZerosTensor::<f32>::try_zeros_like(dev, &(len,)).map_err(OpError::device);
+        Ok(Self { moments: Moments::F32 { m: zeros()?, v: zeros()? }, master: None })
+    }
+
+    /// Zero moments for `param`, in `dtype` if it is a big weight.
+    pub fn for_param(dev: &B, param: &ParamRef<B>, dtype: StateDtype) -> Result<Self, OpError> {
+        if dtype == StateDtype::F32 || !matches!(param, ParamRef::Weight(_)) {
+            return Self::new(dev, param.len());
+        }
+        let zeros = || ZerosTensor::<B::Elem>::try_zeros_like(dev, &(1, param.len())).map_err(OpError::device);
+        Ok(Self { moments: Moments::Short { m: zeros()?, v: zeros()? }, master: None })
     }
 
     /// Number of elements of each moment.
     pub fn len(&self) -> usize {
-        self.m.shape().0
+        match &self.moments {
+            Moments::F32 { m, .. } => m.shape().0,
+            Moments::Short { m, .. } => m.shape().1,
+        }
     }
 
     /// Whether the parameter has no elements.
@@ -97,9 +136,27 @@ impl<B: Backend> AdamwState<B> {
         self.len() == 0
     }
 
-    /// Both moments `(m, v)`, exactly: what a checkpoint holds.
+    /// Both moments `(m, v)`, exactly: what a checkpoint holds, with [`AdamwState::read_master`].
     pub fn read(&self) -> (Vec<f32>, Vec<f32>) {
-        (vector_to_vec::<B>(&self.m), vector_to_vec::<B>(&self.v))
+        match &self.moments {
+            Moments::F32 { m, v } => (vector_to_vec::<B>(m), vector_to_vec::<B>(v)),
+            Moments::Short { m, v } => (weight_to_vec::<B>(m), weight_to_vec::<B>(v)),
+        }
+    }
+
+    /// The f32 master of the parameter, if it has one. A checkpoint without it resumes from the rounded weight, which
+    /// is another run.
+    pub fn read_master(&self) -> Option<Vec<f32>> {
+        self.master.as_ref().map(vector_to_vec::<B>)
+    }
+
+    /// Sets the master to what [`AdamwState::read_master`] returned. The parameter itself is the caller's to write.
+    pub fn write_master(&mut self, dev: &B, master: &[f32]) -> Result<(), OpError> {
+        if master.len() != self.len() {
+            return Err(OpError::shape("adamw state", ("master", [master.len()]), ("parameter", [self.len()])));
+        }
+        self.master = Some(vector_from_vec(dev, master.to_vec())?);
+        Ok(())
     }
 
     /// Overwrites both moments with what [`AdamwState::read`] returned.
@@ -107,20 +164,39 @@ impl<B: Backend> AdamwState<B> {
         if m.len() != self.len() || v.len() != self.len() {
             return Err(OpError::shape("adamw state", ("m, v", (m.len(), v.len())), ("parameter", [self.len()])));
         }
-        <B as CopySlice<f32>>::copy_from(&mut self.m, m);
-        <B as CopySlice<f32>>::copy_from(&mut self.v, v);
-        Ok(())
+        match &mut self.moments {
+            Moments::F32 { m: to_m, v: to_v } => {
+                let dev = to_m.device().clone();
+                Transfer::<f32>::tensor_write(&dev, to_m, m)?;
+                Transfer::<f32>::tensor_write(&dev, to_v, v)
+            }
+            Moments::Short { m: to_m, v: to_v } => {
+                let dev = to_m.device().clone();
+                Transfer::<B::Elem>::tensor_write(&dev, to_m, &B::elems_from_f32(m.to_vec()))?;
+                Transfer::<B::Elem>::tensor_write(&dev, to_v, &B::elems_from_f32(v.to_vec()))
+            }
+        }
+    }
+
+    /// Both moments of an f32 parameter.
+    fn full(&mut self) -> Result<(&mut Vector<B>, &mut Vector<B>), OpError> {
+        match &mut self.moments {
+            Moments::F32 { m, v } => Ok((m, v)),
+            Moments::Short { .. } => {
+                Err(OpError::argument("adamw", "the state of a big weight came with an f32 parameter"))
+            }
+        }
     }
 }
 
 /// What a device does for [`step`]: all three overwrite parameter and moments.
 pub trait AdamwKernel: Sized {
-    /// For a big weight.
+    /// For a big weight, with the state's master if weights are shorter than f32 and its moments are not.
     fn adamw_weight(
         &self,
         param: &mut Weight<Self>,
         grad: &Buffer<Self>,
-        moments: (&mut Vector<Self>, &mut Vector<Self>),
+        state: &mut AdamwState<Self>,
         factors: AdamwFactors,
     ) -> Result<(), OpError>
     where
@@ -148,7 +224,7 @@ pub trait AdamwKernel: Sized {
 }
 
 /// One step of `param` along its gradient in `grads` (zeros if no backward reached it). Nothing but `param` and
-/// `state` changes. Storage shared with a tape would be copied first: drop the tape before.
+/// `state` changes. Storage shared with a tape would be copied first (on CUDA: changed too): drop the tape before.
 ///
 /// # Errors
 /// If the state is another parameter's size or `step` is 0.
@@ -164,19 +240,11 @@ pub fn step<B: Backend>(
     if hyper.step == 0 {
         return Err(OpError::argument("adamw", "steps are counted from 1"));
     }
-    let (factors, moments) = (hyper.factors(), (&mut state.m, &mut state.v));
-    match param {
-        ParamRef::Weight(p) => {
-            let dev = p.device().clone();
-            dev.adamw_weight(p, slot(&mut grads.weights, p)?, moments, factors)
-        }
-        ParamRef::Matrix(p) => {
-            let dev = p.device().clone();
-            dev.adamw_matrix(p, slot(&mut grads.params, p)?, moments, factors)
-        }
-        ParamRef::Vector(p) => {
-            let dev = p.device().clone();
-            dev.adamw_vector(p, slot(&mut grads.params, p)?, moments, factors)
-        }
-    }
+    let (factors, dev) = (hyper.factors(), param.device());
+    let mut update = || match param {
+        ParamRef::Weight(p) => dev.adamw_weight(p, slot(&mut grads.weights, p)?, state, factors),
+        ParamRef::Matrix(p) => dev.adamw_matrix(p, slot(&mut grads.params, p)?, state.full()?, factors),
+        ParamRef::Vector(p) => dev.adamw_vector(p, slot(&mut grads.params, p)?, state.full()?, factors),
+    };
+    span(&dev, "adamw", || update().map_err(|error| error.lacking(Category::Optimizer)))
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cpu::slice;
 use crate::host::{matrix_from_vec, weight_from_vec};
-use crate::testing::{numbers, with_threads};
+use crate::testing::{close, inputs, numbers, on_every_device, stored, tolerance, wide, with_threads};
 
 const HYPER: AdamwHyper =
     AdamwHyper { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 1, grad_scale: 1.0 };
@@ -35,47 +35,63 @@ fn check_literals<B: Backend>(dev: B) {
     }
 }
 
-fn check_kinds_and_resume<B: Backend>(dev: B) {
-    let (values, grad) = (numbers(1, 6), numbers(2, 6));
-    let mut weight = weight_from_vec(&dev, values.clone(), 2, 3).unwrap();
-    let mut matrix = matrix_from_vec(&dev, values.clone(), 2, 3).unwrap();
-    let mut results = Vec::new();
-    for mut param in [ParamRef::<B>::Weight(&mut weight), ParamRef::Matrix(&mut matrix)] {
-        let mut grads = Grads::default();
-        let mut state = AdamwState::new(&dev, 6).unwrap();
-        for t in 1..=4 {
-            if t == 3 {
-                // What a checkpoint does: everything out to the host and back in.
-                let (p, (m, v)) = (param.read(), state.read());
-                state = AdamwState::new(&dev, 6).unwrap();
-                state.write(&m, &v).unwrap();
-                param.write(&p).unwrap();
-            }
-            param.write_grad(&mut grads, &grad).unwrap();
-            step(&mut param, &mut grads, &mut state, &AdamwHyper { step: t, ..HYPER }).unwrap();
+/// Four steps of `param` along `grad`; with `resume`, everything goes out to the host and back in after two, as a
+/// checkpoint does it.
+fn four_steps<B: Backend>(dev: &B, param: &mut ParamRef<B>, grad: &[f32], dtype: StateDtype, resume: bool) -> Vec<f32> {
+    let mut grads = Grads::default();
+    let mut state = AdamwState::for_param(dev, param, dtype).unwrap();
+    for t in 1..=4 {
+        if resume && t == 3 {
+            let (p, (m, v), master) = (param.read(), state.read(), state.read_master());
+            state = AdamwState::for_param(dev, param, dtype).unwrap();
+            state.write(&m, &v).unwrap();
+            master.into_iter().for_each(|master| state.write_master(dev, &master).unwrap());
+            param.write(&p).unwrap();
         }
-        results.push(param.read());
+        param.write_grad(&mut grads, grad).unwrap();
+        step(param, &mut grads, &mut state, &AdamwHyper { step: t, ..HYPER }).unwrap();
     }
-    let (vector, ..) = steps(&dev, &values, &vec![grad; 4], HYPER);
-    assert_eq!(results[1], vector, "a resumed run has the bits of an uninterrupted one");
-    if B::NUMERICS == "cpu-f32" {
-        assert_eq!(results[0], vector);
+    param.read()
+}
+
+fn check_kinds_and_resume<B: Backend>(dev: B) {
+    let (values, grad) = (inputs::<B>(1, 21), inputs::<B>(2, 21));
+    let (vector, ..) = steps(&dev, &values, &vec![grad.clone(); 4], HYPER);
+    for resume in [false, true] {
+        let mut weight = weight_from_vec(&dev, values.clone(), 7, 3).unwrap();
+        let mut matrix = matrix_from_vec(&dev, values.clone(), 7, 3).unwrap();
+        let [weight, matrix] = [ParamRef::<B>::Weight(&mut weight), ParamRef::Matrix(&mut matrix)]
+            .map(|mut param| four_steps(&dev, &mut param, &grad, StateDtype::F32, resume));
+        assert_eq!(matrix, vector, "resume: {resume}");
+        assert_eq!(weight, stored::<B>(vector.clone()), "a weight is its master, rounded; resume: {resume}");
     }
+    let short = |resume| {
+        let mut weight = weight_from_vec(&dev, values.clone(), 7, 3).unwrap();
+        four_steps(&dev, &mut ParamRef::<B>::Weight(&mut weight), &grad, StateDtype::Bf16, resume)
+    };
+    assert_eq!(short(false), short(true), "a resumed run has the bits of an uninterrupted one");
+    close("short states", &short(false), &wide(&vector), tolerance::<B>(1e-6));
+    let mut vector = vector_from_vec(&dev, vec![1.0; 3]).unwrap();
+    let state = AdamwState::for_param(&dev, &ParamRef::<B>::Vector(&mut vector), StateDtype::Bf16).unwrap();
+    assert!(matches!(state.moments, Moments::F32 { .. }), "an f32 parameter's states are f32");
 }
 
 #[test]
 fn literals_kinds_and_resume() {
-    check_literals(Cpu::default());
-    check_kinds_and_resume(Cpu::default());
+    on_every_device!(check_literals);
+    on_every_device!(check_kinds_and_resume);
 }
 
-#[test]
-fn clipping_by_grad_scale_is_scaling_the_gradient() {
-    let dev = Cpu::default();
+fn check_clipping<B: Backend>(dev: B) {
     let (p, grad) = (numbers(1, 9), numbers(2, 9));
     let half: Vec<f32> = grad.iter().map(|g| g * 0.5).collect();
     let clipped = steps(&dev, &p, &[grad], AdamwHyper { grad_scale: 0.5, ..HYPER });
     assert_eq!(clipped, steps(&dev, &p, &[half], HYPER));
+}
+
+#[test]
+fn clipping_by_grad_scale_is_scaling_the_gradient() {
+    on_every_device!(check_clipping);
 }
 
 #[test]
@@ -97,37 +113,46 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
     assert!(one == three);
 }
 
-#[test]
-fn a_state_of_another_size_and_step_zero_are_refused() {
-    let dev = Cpu::default();
+fn check_errors<B: Backend>(dev: B) {
     let mut vector = vector_from_vec(&dev, vec![1.0; 3]).unwrap();
-    let (mut grads, mut state) = (Grads::<Cpu>::default(), AdamwState::new(&dev, 4).unwrap());
+    let (mut grads, mut state) = (Grads::<B>::default(), AdamwState::new(&dev, 4).unwrap());
     let error = step(&mut ParamRef::Vector(&mut vector), &mut grads, &mut state, &HYPER).unwrap_err();
     assert_eq!(error.to_string(), "adamw: parameter [3] does not fit state [4]");
     assert!(state.write(&[0.0; 3], &[0.0; 4]).is_err());
+    assert!(state.write_master(&dev, &[0.0; 3]).is_err());
     let mut state = AdamwState::new(&dev, 3).unwrap();
     let zero = AdamwHyper { step: 0, ..HYPER };
     let error = step(&mut ParamRef::Vector(&mut vector), &mut grads, &mut state, &zero).unwrap_err();
     assert_eq!(error.to_string(), "adamw: steps are counted from 1");
 }
 
+#[test]
+fn a_state_of_another_size_and_step_zero_are_refused() {
+    on_every_device!(check_errors);
+}
+
+fn check_twin<B: Backend>(dev: B, len: usize, count: usize, seed: u64, size: f32) {
+    let p = numbers(seed, len);
+    let grad = |i: usize| numbers(seed ^ (i as u64 + 1), len).iter().map(|g| g * size).collect();
+    let grads: Vec<Vec<f32>> = (0..count).map(grad).collect();
+    let (got, ..) = steps(&dev, &p, &grads, HYPER);
+    for i in 0..len {
+        let (mut want, mut m, mut v) = (f64::from(p[i]), 0.0, 0.0);
+        for (t, grad) in grads.iter().enumerate() {
+            let hyper = AdamwHyper { step: t as u64 + 1, ..HYPER };
+            reference::step(&mut want, &mut m, &mut v, f64::from(grad[i]), &hyper);
+        }
+        // A step moves by about lr; the second moment of 1e-20 underflows in f32 as it does in torch.
+        let tolerance = if size < 1e-10 { 2.0 * HYPER.lr * count as f64 } else { 1e-6 };
+        assert!((f64::from(got[i]) - want).abs() <= tolerance, "{} {}", got[i], want);
+    }
+}
+
 proptest! {
     #[test]
-    fn the_twin_agrees(len in 1usize..40, count in 1usize..6, seed: u64, size in prop::sample::select(vec![1e-20f32, 1.0, 1e9])) {
-        let p = numbers(seed, len);
-        let grads: Vec<Vec<f32>> = (0..count).map(|i| {
-            numbers(seed ^ (i as u64 + 1), len).iter().map(|g| g * size).collect()
-        }).collect();
-        let (got, ..) = steps(&Cpu::default(), &p, &grads, HYPER);
-        for i in 0..len {
-            let (mut want, mut m, mut v) = (f64::from(p[i]), 0.0, 0.0);
-            for (t, grad) in grads.iter().enumerate() {
-                let hyper = AdamwHyper { step: t as u64 + 1, ..HYPER };
-                reference::step(&mut want, &mut m, &mut v, f64::from(grad[i]), &hyper);
-            }
-            // A step moves by about lr; the second moment of 1e-20 underflows in f32 as it does in torch.
-            let tolerance = if size < 1e-10 { 2.0 * HYPER.lr * count as f64 } else { 1e-6 };
-            prop_assert!((f64::from(got[i]) - want).abs() <= tolerance, "{} {}", got[i], want);
-        }
+    fn the_twin_agrees(
+        len in 1usize..40, count in 1usize..6, seed: u64, size in prop::sample::select(vec![1e-20f32, 1.0, 1e9]),
+    ) {
+        on_every_device!(check_twin, len, count, seed, size);
     }
 }

@@ -3,15 +3,20 @@
 //! Unaware of where in a model it stands.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 pub mod reference;
 
 pub(crate) use cpu_kernel::add_assign;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda_kernel::{VECTOR, flat, narrow};
 
 use dfdx::prelude::{PutTape, SplitTape};
 use dfdx::shapes::HasShape;
 
 use crate::OpError;
 use crate::backend::{Act, Backend, Buffer, Memory};
+use crate::profile::{node, span};
 use crate::tape::Record;
 
 /// What a device does for [`add`], and the accumulation that other ops' backward uses.
@@ -47,15 +52,15 @@ pub fn add<B: Backend, T: Record<B>>(x: Act<B, T>, y: Act<B, T>) -> Result<Act<B
     let mut tape = x_tape.merge(y_tape);
     let dev = x.device().clone();
     if !T::RECORDS {
-        return Ok(dev.add_reusing(x, &y)?.put_tape(tape));
+        return Ok(span(&dev, "add.forward", || dev.add_reusing(x, &y))?.put_tape(tape));
     }
-    let out = dev.add_new(&x, &y)?;
+    let out = span(&dev, "add.forward", || dev.add_new(&x, &y))?;
     let (x, y, out_ghost) = (x.ghost(), y.ghost(), out.ghost());
-    tape.record(move |grads| {
+    tape.record(node(dev.clone(), "add.backward", move |grads| {
         let d_out = dev.take(grads.acts.get_or_alloc_mut(&out_ghost).map_err(OpError::device)?)?;
         dev.accumulate(grads.acts.get_or_alloc_mut(&x).map_err(OpError::device)?, &d_out)?;
         dev.accumulate(grads.acts.get_or_alloc_mut(&y).map_err(OpError::device)?, &d_out)
-    });
+    }));
     Ok(out.put_tape(tape))
 }
 
@@ -68,7 +73,7 @@ mod tests {
     use crate::cpu::slice;
     use crate::host::{act_from_vec, act_to_vec};
     use crate::tape::{Grads, OpTape};
-    use crate::testing::{Leaf, backward, numbers, with_threads};
+    use crate::testing::{Leaf, backward, inputs, numbers, on_every_device, stored, with_threads};
 
     fn check_literals<B: Backend>(dev: B) {
         let (x, d_x) = Leaf::new(&dev, vec![1.0, -2.0, 3.0, 7e9], 2, 2).split();
@@ -96,11 +101,28 @@ mod tests {
         assert_eq!(add(x, y).unwrap_err().to_string(), "add: x (2, 3) does not fit y (3, 2)");
     }
 
+    /// Without a tape too, a sum is a tensor of its own where x is still in use.
+    fn check_untaped<B: Backend>(dev: B) {
+        let x = act_from_vec(&dev, vec![1.0, 2.0], 1, 2).unwrap();
+        let y = act_from_vec(&dev, vec![10.0, 20.0], 1, 2).unwrap();
+        let sum = add(x.clone(), y).unwrap();
+        assert_eq!((act_to_vec::<B, _>(&sum), act_to_vec::<B, _>(&x)), (vec![11.0, 22.0], vec![1.0, 2.0]));
+    }
+
+    /// The f32 sum, rounded once.
+    fn check_values<B: Backend>(dev: B, rows: usize, width: usize, seed: u64) {
+        let (x, y) = (inputs::<B>(seed, rows * width), inputs::<B>(seed ^ 1, rows * width));
+        let want = stored::<B>(x.iter().zip(&y).map(|(x, y)| x + y).collect());
+        let act = |values: Vec<f32>| act_from_vec(&dev, values, rows, width).unwrap();
+        assert_eq!(act_to_vec::<B, _>(&add(act(x), act(y)).unwrap()), want);
+    }
+
     #[test]
     fn literals_shared_use_and_shapes() {
-        check_literals(Cpu::default());
-        check_shared(Cpu::default());
-        check_shapes(Cpu::default());
+        on_every_device!(check_literals);
+        on_every_device!(check_shared);
+        on_every_device!(check_shapes);
+        on_every_device!(check_untaped);
     }
 
     #[test]
@@ -119,6 +141,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_twin_agrees_on_any_number_of_threads(rows in 1usize..40, width in 1usize..90, seed: u64) {
+            on_every_device!(check_values, rows, width, seed);
             let dev = Cpu::default();
             let x = act_from_vec(&dev, numbers(seed, rows * width), rows, width).unwrap();
             let y = act_from_vec(&dev, numbers(seed ^ 1, rows * width), rows, width).unwrap();

@@ -1,6 +1,65 @@
 //! The greedy choice: the largest of a row, the lowest index among equals. Unaware of tokens.
 
+mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
+
+use dfdx::shapes::HasShape;
+
 use crate::OpError;
+use crate::backend::{Act, Backend, Memory, Weight};
+use crate::profile::span;
+
+/// What a device does for [`argmax_rows`] and [`linear_argmax`]: an id a row, none for a row that holds a NaN. No size
+/// is 0.
+pub trait ArgmaxKernel: Sized {
+    /// For each row of logits.
+    fn argmax_kernel(&self, logits: &Act<Self>) -> Result<Vec<Option<u32>>, OpError>
+    where
+        Self: Memory;
+    /// For each row of `x W^T`, products and sums in f32.
+    fn linear_argmax_kernel(&self, x: &Act<Self>, weight: &Weight<Self>) -> Result<Vec<Option<u32>>, OpError>
+    where
+        Self: Memory;
+}
+
+fn checked(ids: Vec<Option<u32>>) -> Result<Vec<u32>, OpError> {
+    let known = |(row, id): (usize, Option<u32>)| {
+        id.ok_or_else(|| OpError::argument("argmax", format!("row {row} holds a NaN")))
+    };
+    ids.into_iter().enumerate().map(known).collect()
+}
+
+/// [`argmax`] of each row of `logits [rows, vocabulary]`; only the ids come to the host.
+///
+/// # Errors
+/// If there are rows without elements, or one holds a NaN; the first such row is named.
+pub fn argmax_rows<B: Backend + ArgmaxKernel>(logits: &Act<B>) -> Result<Vec<u32>, OpError> {
+    match *logits.shape() {
+        (0, _) => Ok(Vec::new()),
+        (_, 0) => Err(OpError::argument("argmax", "the rows are empty")),
+        _ => checked(span(logits.device(), "argmax", || logits.device().argmax_kernel(logits))?),
+    }
+}
+
+/// [`argmax`] of each row of the logits `x W^T`, for `x [rows, width]` and the head `weight [vocabulary, width]`.
+/// Logits stay f32 and on the device, a chunk of rows at a time: rounding them to bf16 would make ties.
+///
+/// # Errors
+/// If the widths differ or are 0, the head has no rows, or a row of logits holds a NaN; the first such row is named.
+pub fn linear_argmax<B: Backend + ArgmaxKernel>(x: &Act<B>, weight: &Weight<B>) -> Result<Vec<u32>, OpError> {
+    let (&(rows, width), &(vocabulary, inputs)) = (x.shape(), weight.shape());
+    if width != inputs {
+        return Err(OpError::shape("linear_argmax", ("x", x.shape()), ("weight", weight.shape())));
+    }
+    if rows == 0 {
+        return Ok(Vec::new());
+    }
+    if width == 0 || vocabulary == 0 {
+        return Err(OpError::argument("linear_argmax", "the head is empty"));
+    }
+    checked(span(x.device(), "linear_argmax", || x.device().linear_argmax_kernel(x, weight))?)
+}
 
 /// Index of the largest element, the lowest among equals: `argmax_i row[i]`, as torch's `argmax` picks on the CPU.
 ///
@@ -21,6 +80,43 @@ pub fn argmax(row: &[f32]) -> Result<usize, OpError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::{act_from_vec, weight_from_vec};
+    use crate::testing::on_every_device;
+
+    fn check_rows<B: Backend + ArgmaxKernel>(dev: B) {
+        let (low, high) = (f32::NEG_INFINITY, 7e9);
+        let rows = vec![1.0, 3.0, 3.0, 2.0, low, low, low, low, -high, -1e-20, -1.0, -high, 0.0, 0.0, 0.0, 0.5];
+        let logits = act_from_vec(&dev, rows, 4, 4).unwrap();
+        assert_eq!(argmax_rows(&logits).unwrap(), [1, 0, 1, 3]);
+        let logits = act_from_vec(&dev, vec![0.0, 1.0, f32::NAN, 9.0], 2, 2).unwrap();
+        assert_eq!(argmax_rows(&logits).unwrap_err().to_string(), "argmax: row 1 holds a NaN");
+        let none = act_from_vec(&dev, vec![0.0; 6], 3, 2).unwrap();
+        assert_eq!(argmax_rows(&none).unwrap(), [0, 0, 0]);
+        // Longer than a block has threads; the largest stands twice.
+        let mut long = vec![0.0; 2 * 5000];
+        (long[4321], long[4999], long[5000 + 1]) = (1.0, 1.0, 2.0);
+        assert_eq!(argmax_rows(&act_from_vec(&dev, long, 2, 5000).unwrap()).unwrap(), [4321, 1]);
+    }
+
+    fn check_head<B: Backend + ArgmaxKernel>(dev: B) {
+        // Rows 1 and 3 of the head are equal: the lower wins.
+        let weight = weight_from_vec(&dev, vec![1.0, 0.0, 0.0, 1.0, -1.0, 0.5, 0.0, 1.0], 4, 2).unwrap();
+        let x = act_from_vec(&dev, vec![2.0, 1.0, 0.0, 1.0, -3.0, 1.0], 3, 2).unwrap();
+        assert_eq!(linear_argmax(&x, &weight).unwrap(), [0, 1, 2]);
+        // More rows than one chunk of the CPU; logits that bf16 could not tell apart.
+        let weight = weight_from_vec(&dev, vec![1.0, 0.0, 1.0, 1.0 / 1024.0], 2, 2).unwrap();
+        let x = act_from_vec(&dev, vec![1.0; 2 * 130], 130, 2).unwrap();
+        assert_eq!(linear_argmax(&x, &weight).unwrap(), [1; 130]);
+        let narrow = act_from_vec(&dev, vec![1.0; 3], 1, 3).unwrap();
+        let error = linear_argmax(&narrow, &weight).unwrap_err();
+        assert_eq!(error.to_string(), "linear_argmax: x (1, 3) does not fit weight (2, 2)");
+    }
+
+    #[test]
+    fn rows_are_chosen_where_they_are() {
+        on_every_device!(check_rows);
+        on_every_device!(check_head);
+    }
 
     #[test]
     fn the_lowest_index_wins_a_tie_and_nan_is_refused() {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::backward::{self, Inputs, Of, Part};
 use super::block::{self, Block, ROWS, Span};
-use super::{AttentionKernel, Heads, Layout, Saved, Segment};
+use super::{AttentionKernel, Cached, Heads, Layout, Saved, Segment};
 use crate::OpError;
 use crate::backend::{Act, Buffer, Vector};
 use crate::cpu::memory::{buffer, expect_len};
@@ -131,34 +131,48 @@ impl AttentionKernel for Cpu {
         k: &Act<Self>,
         v: &Act<Self>,
         heads: Heads,
-        cache: &mut CpuCache,
-        len: usize,
+        sequences: &mut [Cached<'_, CpuCache>],
     ) -> Result<Act<Self>, OpError> {
-        let &(rows, q_width) = q.shape();
-        let q = slice::matrix(OP, q)?;
-        for (rows, new) in [(&mut cache.k, slice::matrix(OP, k)?), (&mut cache.v, slice::matrix(OP, v)?)] {
-            rows.truncate(len * heads.kv_width());
-            rows.extend_from_slice(new);
+        let &(tokens, q_width) = q.shape();
+        let (mut q, mut k, mut v) = (slice::matrix(OP, q)?, slice::matrix(OP, k)?, slice::matrix(OP, v)?);
+        let mut out = vec![0.0; tokens * q_width];
+        let mut rest = out.as_mut_slice();
+        for sequence in sequences {
+            let (new_k, new_v);
+            (new_k, k) = k.split_at(sequence.rows * heads.kv_width());
+            (new_v, v) = v.split_at(sequence.rows * heads.kv_width());
+            for (kept, new) in [(&mut sequence.cache.k, new_k), (&mut sequence.cache.v, new_v)] {
+                kept.truncate(sequence.len * heads.kv_width());
+                kept.extend_from_slice(new);
+            }
+            let (of_q, of_out);
+            (of_q, q) = q.split_at(sequence.rows * q_width);
+            (of_out, rest) = rest.split_at_mut(sequence.rows * q_width);
+            behind_cache(of_q, heads, sequence.cache, sequence.len, of_out);
         }
-        let mut out = vec![0.0; rows * q_width];
-        let mut lse = vec![0.0; rows * heads.n_heads];
-        // A block of rows with all heads; or, of a single row, the heads that share keys, so that threads have work.
-        let (each, per_row) = if rows == 1 { (heads.group(), heads.n_kv_heads) } else { (ROWS * heads.n_heads, 1) };
-        let (lses, outs) = (lse.chunks_mut(each), out.chunks_mut(each * heads.head_dim));
-        let mut work = Vec::new();
-        for (i, ((q, out), lse)) in q.chunks(each * heads.head_dim).zip(outs).zip(lses).enumerate() {
-            let (first, head) = if per_row == 1 { (i * ROWS, 0) } else { (0, i * each) };
-            let block_heads = head..head + heads.n_heads / per_row;
-            let rows = q.len() / (block_heads.len() * heads.head_dim);
-            let seen = len + first + 1;
-            let visible = (seen + rows - 1) * heads.kv_width();
-            let span = Span { k: &cache.k[..visible], v: &cache.v[..visible], rows: seen + rows - 1 };
-            let none = Span { k: &[], v: &[], rows: 0 };
-            work.push((Block { q, heads: block_heads, spans: [none, span], seen }, out, lse));
-        }
-        run(work, heads, rows * (len + rows) * q_width);
-        self.try_tensor_from_vec(out, (rows, q_width)).map_err(OpError::device)
+        self.try_tensor_from_vec(out, (tokens, q_width)).map_err(OpError::device)
     }
+}
+
+/// Attention of `q`, whose keys and values are the last rows of the cache, to the whole of it.
+fn behind_cache(q: &[f32], heads: Heads, cache: &CpuCache, len: usize, out: &mut [f32]) {
+    let rows = q.len() / heads.q_width();
+    let mut lse = vec![0.0; rows * heads.n_heads];
+    // A block of rows with all heads; or, of a single row, the heads that share keys, so that threads have work.
+    let (each, per_row) = if rows == 1 { (heads.group(), heads.n_kv_heads) } else { (ROWS * heads.n_heads, 1) };
+    let (lses, outs) = (lse.chunks_mut(each), out.chunks_mut(each * heads.head_dim));
+    let mut work = Vec::new();
+    for (i, ((q, out), lse)) in q.chunks(each * heads.head_dim).zip(outs).zip(lses).enumerate() {
+        let (first, head) = if per_row == 1 { (i * ROWS, 0) } else { (0, i * each) };
+        let block_heads = head..head + heads.n_heads / per_row;
+        let rows = q.len() / (block_heads.len() * heads.head_dim);
+        let seen = len + first + 1;
+        let visible = (seen + rows - 1) * heads.kv_width();
+        let span = Span { k: &cache.k[..visible], v: &cache.v[..visible], rows: seen + rows - 1 };
+        let none = Span { k: &[], v: &[], rows: 0 };
+        work.push((Block { q, heads: block_heads, spans: [none, span], seen }, out, lse));
+    }
+    run(work, heads, rows * (len + rows) * heads.q_width());
 }
 
 /// How many of the segments go together: as many as see `WAVE` rows, at least one.

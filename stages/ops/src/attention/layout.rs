@@ -2,7 +2,11 @@
 //!
 //! Unaware of heads and numbers.
 
+#[cfg(feature = "cuda")]
+use std::any::Any;
 use std::ops::Range;
+#[cfg(feature = "cuda")]
+use std::sync::OnceLock;
 
 use crate::OpError;
 
@@ -48,6 +52,38 @@ impl Segment {
 pub struct Layout {
     segments: Vec<Segment>,
     tokens: usize,
+    #[cfg(feature = "cuda")]
+    kept: Kept,
+}
+
+/// What a device made of a layout, kept for the next layer. No part of what the layout is: all are equal, and a clone
+/// begins without it.
+#[cfg(feature = "cuda")]
+#[derive(Default)]
+struct Kept(OnceLock<Box<dyn Any + Send + Sync>>);
+
+#[cfg(feature = "cuda")]
+impl Clone for Kept {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl PartialEq for Kept {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Eq for Kept {}
+
+#[cfg(feature = "cuda")]
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.get().is_some() { "Kept" } else { "Nothing" })
+    }
 }
 
 impl Layout {
@@ -79,7 +115,12 @@ impl Layout {
                 .checked_add(segment.len)
                 .ok_or_else(|| OpError::argument("layout", format!("segment {i} is too long")))?;
         }
-        Ok(Self { segments, tokens })
+        Ok(Self {
+            segments,
+            tokens,
+            #[cfg(feature = "cuda")]
+            kept: Kept::default(),
+        })
     }
 
     /// Independent sequences from cumulative lengths `[0, n1, n1 + n2, ...]`, as varlen kernels take them.
@@ -104,6 +145,16 @@ impl Layout {
     /// Number of rows.
     pub fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// What `make` returns, made at the first call only. Nobody else may keep another type.
+    #[cfg(feature = "cuda")]
+    pub(super) fn keep<T: Any + Send + Sync>(&self, make: impl FnOnce() -> Result<T, OpError>) -> Result<&T, OpError> {
+        if self.kept.0.get().is_none() {
+            let _ = self.kept.0.set(Box::new(make()?)); // another thread's is as good
+        }
+        let kept = self.kept.0.get().and_then(|kept| kept.downcast_ref());
+        kept.ok_or_else(|| OpError::argument("layout", "two devices keep work lists in one layout"))
     }
 
     /// The segments in row order.

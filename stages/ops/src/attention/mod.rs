@@ -10,10 +10,18 @@ mod backward;
 mod block;
 mod cache;
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_cache;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 mod layout;
+#[cfg(any(feature = "cuda", test))]
+mod plan;
 pub mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tiled_tests;
 
 use std::sync::Arc;
 
@@ -25,6 +33,7 @@ pub use layout::{Layout, Prefix, Segment};
 
 use crate::OpError;
 use crate::backend::{Act, Backend, Buffer, Memory, Vector};
+use crate::profile::{node, span};
 use crate::tape::Record;
 
 /// Numbers of heads and their size.
@@ -99,18 +108,28 @@ pub trait AttentionKernel: Sized {
     ) -> Result<[Buffer<Self>; 3], OpError>
     where
         Self: Memory;
-    /// Writes k and v as rows `len..` of the cache; then row i of q sees rows `0..=len + i`.
+    /// For each sequence, whose rows of q, k and v follow those of the one before: writes its k and v as rows `len..` of
+    /// its cache; then its row i of q sees rows `0..=len + i` of that.
     fn attention_cached(
         &self,
         q: &Act<Self>,
         k: &Act<Self>,
         v: &Act<Self>,
         heads: Heads,
-        cache: &mut Self::Cache,
-        len: usize,
+        sequences: &mut [Cached<'_, Self::Cache>],
     ) -> Result<Act<Self>, OpError>
     where
         Self: Memory;
+}
+
+/// A sequence that goes on behind what a cache holds.
+pub struct Cached<'a, C> {
+    /// Its cache.
+    pub cache: &'a mut C,
+    /// Rows of the cache that count.
+    pub len: usize,
+    /// Rows that are new.
+    pub rows: usize,
 }
 
 /// Attention of `q [tokens, n_heads * head_dim]` to `k`, `v [tokens, n_kv_heads * head_dim]`.
@@ -133,10 +152,10 @@ pub fn attention<B: Backend, T: Record<B>>(
     let (v, v_tape) = v.split_tape();
     let mut tape = q_tape.merge(k_tape).merge(v_tape);
     let dev = q.device().clone();
-    let (out, lse) = dev.attention_forward(&q, &k, &v, heads, layout)?;
+    let (out, lse) = span(&dev, "attention.forward", || dev.attention_forward(&q, &k, &v, heads, layout))?;
     if T::RECORDS {
         let (saved, layout) = (Saved { q, k, v, out: out.clone(), lse }, layout.clone());
-        tape.record(move |grads| {
+        tape.record(node(dev.clone(), "attention.backward", move |grads| {
             let d = dev.take(grads.acts.get_or_alloc_mut(&saved.out).map_err(OpError::device)?)?;
             let d_inputs = dev.attention_backward(&saved, &d, heads, &layout)?;
             drop(d);
@@ -144,7 +163,7 @@ pub fn attention<B: Backend, T: Record<B>>(
                 dev.accumulate(grads.acts.get_or_alloc_mut(input).map_err(OpError::device)?, d_input)?;
             }
             Ok(())
-        });
+        }));
     }
     Ok(out.put_tape(tape))
 }
@@ -163,13 +182,41 @@ pub fn cached_attention<B: Backend>(
     heads: Heads,
     cache: &mut LayerCache<B>,
 ) -> Result<Act<B>, OpError> {
-    check("cached_attention", heads, q.shape(), k.shape(), v.shape())?;
-    let (rows, width) = *k.shape();
-    if cache.len > 0 && cache.width != width {
-        return Err(OpError::shape("cached_attention", ("k", k.shape()), ("cache of width", cache.width)));
+    let rows = k.shape().0;
+    cached_attention_batch(q, k, v, heads, &mut [cache], &[rows])
+}
+
+/// [`cached_attention`] of several sequences at once: `rows[i]` rows of q, k and v, after those of the sequences before,
+/// go on behind `caches[i]`. The numbers of a sequence are those that it has alone.
+///
+/// # Errors
+/// As [`cached_attention`]; also if the rows are not those of q.
+pub fn cached_attention_batch<B: Backend>(
+    q: Act<B>,
+    k: Act<B>,
+    v: Act<B>,
+    heads: Heads,
+    caches: &mut [&mut LayerCache<B>],
+    rows: &[usize],
+) -> Result<Act<B>, OpError> {
+    const OP: &str = "cached_attention";
+    check(OP, heads, q.shape(), k.shape(), v.shape())?;
+    let (tokens, width) = *k.shape();
+    if caches.len() != rows.len() || rows.iter().sum::<usize>() != tokens {
+        return Err(OpError::argument(OP, format!("{tokens} rows are not those of {} caches, {rows:?}", caches.len())));
     }
-    let out = q.device().clone().attention_cached(&q, &k, &v, heads, &mut cache.store, cache.len)?;
-    (cache.len, cache.width) = (cache.len + rows, width);
+    if let Some(cache) = caches.iter().find(|cache| cache.len > 0 && cache.width != width) {
+        return Err(OpError::shape(OP, ("k", k.shape()), ("cache of width", cache.width)));
+    }
+    let mut sequences = Vec::with_capacity(rows.len());
+    for (cache, rows) in caches.iter_mut().zip(rows) {
+        sequences.push(Cached { len: cache.len, cache: &mut cache.store, rows: *rows });
+    }
+    let dev = q.device().clone();
+    let out = span(&dev, "attention.cached", || dev.attention_cached(&q, &k, &v, heads, &mut sequences))?;
+    for (cache, rows) in caches.iter_mut().zip(rows) {
+        (cache.len, cache.width) = (cache.len + rows, width);
+    }
     Ok(out)
 }
 

@@ -165,6 +165,11 @@ impl CrossEntropyKernel for Cpu {
         Ok((loss, gradients))
     }
 
+    fn cross_entropy_held(&self, rows: usize, (vocabulary, width): (usize, usize), _: Option<Wanted>) -> usize {
+        // Logits, and the gathered rows of a chunk.
+        chunk_rows(vocabulary).min(rows) * (vocabulary + width) * size_of::<f32>()
+    }
+
     fn cross_entropy_backward(
         &self,
         rows: &[u32],

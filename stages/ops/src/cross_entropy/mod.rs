@@ -7,15 +7,22 @@
 //! that are ignored: the caller lists the rows that count.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 pub mod reference;
 #[cfg(test)]
 mod tests;
+
+#[cfg(feature = "cuda")]
+pub(crate) use cuda_kernel::chunk_rows;
 
 use dfdx::prelude::SplitTape;
 use dfdx::shapes::HasShape;
 
 use crate::OpError;
 use crate::backend::{Act, Backend, Buffer, Memory, Weight};
+use crate::category::Category;
+use crate::profile::{node, span};
 use crate::tape::Record;
 
 /// The loss of some labelled rows.
@@ -48,7 +55,7 @@ pub struct Wanted {
 
 /// What a device does for [`linear_cross_entropy`].
 pub trait CrossEntropyKernel: Sized {
-    /// The loss, and gradients if `wanted`. Rows and targets are within their ranges.
+    /// The loss, and gradients if `wanted` and there are rows. Rows and targets are within their ranges.
     fn cross_entropy_forward(
         &self,
         x: &Act<Self>,
@@ -59,6 +66,9 @@ pub trait CrossEntropyKernel: Sized {
     ) -> Result<(LossSum, Option<HeadGradients<Self>>), OpError>
     where
         Self: Memory;
+    /// Bytes that [`CrossEntropyKernel::cross_entropy_forward`] holds at most beside its inputs and the gradients that
+    /// it returns, for so many rows and a weight `[vocabulary, width]`.
+    fn cross_entropy_held(&self, rows: usize, weight: (usize, usize), wanted: Option<Wanted>) -> usize;
     /// `d_x[rows[i]] += d_rows[i]`, in the order of `i`.
     fn cross_entropy_backward(
         &self,
@@ -69,6 +79,18 @@ pub trait CrossEntropyKernel: Sized {
     ) -> Result<(), OpError>
     where
         Self: Memory;
+}
+
+/// Bytes that [`linear_cross_entropy`] takes for logits and what lives as long, for so many labelled rows: a chunk's
+/// logits and inputs, the rows' gradients and, where the head is trained, its own.
+pub fn cross_entropy_workspace<B: Backend>(dev: &B, rows: usize, weight: &Weight<B>, trainable: bool) -> usize {
+    if rows == 0 {
+        return 0;
+    }
+    let (vocabulary, width) = *weight.shape();
+    let wanted = Wanted { scale: 1.0, weight: trainable };
+    let returned = (rows + if trainable { vocabulary } else { 0 }) * width * size_of::<B::Elem>();
+    returned + dev.cross_entropy_held(rows, (vocabulary, width), Some(wanted))
 }
 
 /// The summed negative log-likelihood of `targets[i]` after row `rows[i]` of `x [tokens, width]`, under the head
@@ -103,17 +125,19 @@ pub fn linear_cross_entropy<B: Backend, T: Record<B>>(
     let (x, mut tape) = x.split_tape();
     let dev = x.device().clone();
     let wanted = T::RECORDS.then_some(Wanted { scale, weight: trainable });
-    let (loss, gradients) = dev.cross_entropy_forward(&x, rows, targets, weight, wanted)?;
+    let forward = || dev.cross_entropy_forward(&x, rows, targets, weight, wanted);
+    let forward = || forward().map_err(|error| error.lacking(Category::Logits));
+    let (loss, gradients) = span(&dev, "cross_entropy.forward", forward)?;
     if let Some(HeadGradients { rows: d_rows, weight: d_weight }) = gradients {
         let (x, weight, rows) = (x.ghost(), weight.ghost(), rows.to_vec());
-        tape.record(move |grads| {
+        tape.record(node(dev.clone(), "cross_entropy.backward", move |grads| {
             let d_x = grads.acts.get_or_alloc_mut(&x).map_err(OpError::device)?;
             dev.cross_entropy_backward(&rows, width, &d_rows, d_x)?;
             if let Some(d_weight) = d_weight {
-                dev.accumulate(grads.weights.get_or_alloc_mut(&weight).map_err(OpError::device)?, &d_weight)?;
+                dev.accumulate(grads.weights.get_or_alloc_mut(&weight).map_err(OpError::gradient)?, &d_weight)?;
             }
             Ok(())
-        });
+        }));
     }
     Ok((loss, tape))
 }

@@ -3,13 +3,19 @@
 //! Unaware of what the ids stand for.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 pub mod reference;
+
+#[cfg(feature = "cuda")]
+pub(crate) use cuda_kernel::{gather, scatter};
 
 use dfdx::prelude::PutTape;
 use dfdx::shapes::HasShape;
 
 use crate::OpError;
 use crate::backend::{Act, Backend, Buffer, Memory, Weight};
+use crate::profile::{node, span};
 use crate::tape::Record;
 
 /// What a device does for [`embedding`].
@@ -47,14 +53,14 @@ pub fn embedding<B: Backend, T: Record<B>>(
     if let Some(id) = ids.iter().find(|id| **id as usize >= limit) {
         return Err(OpError::OutOfRange { op: "embedding", what: "token id", index: *id as usize, limit });
     }
-    let out = dev.embedding_forward(ids, weight)?;
+    let out = span(dev, "embedding.forward", || dev.embedding_forward(ids, weight))?;
     if T::RECORDS && trainable {
         let (dev, ids, weight, out_ghost) = (dev.clone(), ids.to_vec(), weight.ghost(), out.ghost());
-        tape.record(move |grads| {
+        tape.record(node(dev.clone(), "embedding.backward", move |grads| {
             let d = dev.take(grads.acts.get_or_alloc_mut(&out_ghost).map_err(OpError::device)?)?;
-            let d_weight = grads.weights.get_or_alloc_mut(&weight).map_err(OpError::device)?;
+            let d_weight = grads.weights.get_or_alloc_mut(&weight).map_err(OpError::gradient)?;
             dev.embedding_backward(&ids, width, &d, d_weight)
-        });
+        }));
     }
     Ok(out.put_tape(tape))
 }
@@ -68,7 +74,7 @@ mod tests {
     use crate::host::{act_to_vec, weight_from_vec};
     use crate::param::ParamRef;
     use crate::tape::{Grads, OpTape};
-    use crate::testing::{backward, numbers};
+    use crate::testing::{backward, close, inputs, numbers, on_every_device, tolerance};
 
     fn check<B: Backend>(dev: B) {
         let mut weight = weight_from_vec(&dev, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3, 2).unwrap();
@@ -88,14 +94,33 @@ mod tests {
         assert_eq!(act_to_vec::<B, _>(&embedding(&dev, &[], &weight, true, NoneTape).unwrap()), []);
     }
 
+    fn check_exact<B: Backend>(dev: B, ids: Vec<u32>, width: usize, seed: u64) {
+        let (table, d) = (inputs::<B>(seed, 5 * width), inputs::<B>(seed ^ 1, ids.len() * width));
+        let mut weight = weight_from_vec(&dev, table.clone(), 5, width).unwrap();
+        let out = embedding(&dev, &ids, &weight, true, OpTape::default()).unwrap();
+        let rows: Vec<f32> = ids.iter().flat_map(|id| table[*id as usize * width..][..width].to_vec()).collect();
+        assert_eq!(act_to_vec::<B, _>(&out), rows);
+        let (mut grads, mut want) = (Grads::default(), vec![0.0f64; 5 * width]);
+        backward(out, &d, &mut grads);
+        for (id, d) in ids.iter().zip(d.chunks(width)) {
+            want[*id as usize * width..][..width].iter_mut().zip(d).for_each(|(w, d)| *w += f64::from(*d));
+        }
+        let got = ParamRef::<B>::Weight(&mut weight).read_grad(&mut grads).unwrap();
+        close("d_weight", &got, &want, tolerance::<B>(1e-5));
+    }
+
     #[test]
     fn rows_are_copied_and_gradients_add_up() {
-        check(Cpu::default());
+        on_every_device!(check);
+        // By vectors, and more of them than one block takes; one id in most of the rows.
+        let ids: Vec<u32> = (0..300).map(|i| if i % 7 == 0 { i % 5 } else { 3 }).collect();
+        on_every_device!(check_exact, ids, 1536usize, 1u64);
     }
 
     proptest! {
         #[test]
         fn the_twin_agrees(ids in prop::collection::vec(0u32..5, 1..20), width in 1usize..9, seed: u64) {
+            on_every_device!(check_exact, ids, width, seed);
             let dev = Cpu::default();
             let mut weight = weight_from_vec(&dev, numbers(seed, 5 * width), 5, width).unwrap();
             let d = numbers(seed ^ 1, ids.len() * width);

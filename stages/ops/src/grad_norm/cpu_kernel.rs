@@ -39,12 +39,23 @@ fn square_sum(x: &[f32]) -> f64 {
 }
 
 impl GradNormKernel for Cpu {
-    fn square_sum(&self, buffer: &Buffer<Self>) -> Result<f64, OpError> {
-        Ok(square_sum(buffer))
+    type SquareSums = f64;
+
+    fn square_sums(&self, _: usize) -> Result<f64, OpError> {
+        Ok(0.0)
     }
 
-    fn square_sum_params(&self, buffer: &ParamBuffer<Self>) -> Result<f64, OpError> {
-        Ok(square_sum(buffer))
+    fn add_squares(&self, sums: &mut f64, buffer: &Buffer<Self>) -> Result<(), OpError> {
+        *sums += square_sum(buffer);
+        Ok(())
+    }
+
+    fn add_squares_params(&self, sums: &mut f64, buffer: &ParamBuffer<Self>) -> Result<(), OpError> {
+        self.add_squares(sums, buffer)
+    }
+
+    fn finish_squares(&self, sums: f64) -> Result<f64, OpError> {
+        Ok(sums)
     }
 
     fn scale_buffer(&self, buffer: &mut Buffer<Self>, factor: f32) -> Result<(), OpError> {

@@ -6,17 +6,23 @@
 //! `d_bias += sum of rows of d`. A frozen weight has no gradient; without a LoRA branch it does not even keep `x`.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 pub(crate) mod matvec;
 mod products;
 pub mod reference;
 #[cfg(test)]
 mod tests;
 
+use std::rc::Rc;
+
 use dfdx::prelude::{PutTape, SplitTape};
 use dfdx::shapes::HasShape;
 
 use crate::OpError;
+use crate::again::{Again, Kept};
 use crate::backend::{Act, Backend, Buffer, Matrix, Memory, ParamBuffer, Vector, Weight};
+use crate::profile::{node, span};
 use crate::tape::Record;
 
 /// A linear layer's tensors and which of them learn.
@@ -145,36 +151,50 @@ pub fn linear<B: Backend, T: Record<B>>(
     args: &Linear<B>,
     dropout_key: Option<u64>,
 ) -> Result<Act<B, T>, OpError> {
+    linear_again(x, args, dropout_key, None)
+}
+
+/// [`linear`] that does not hold `x` for backward but has it made `again` then, with the bits it has now.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_again<B: Backend, T: Record<B>>(
+    x: Act<B, T>,
+    args: &Linear<B>,
+    dropout_key: Option<u64>,
+    again: Option<&Rc<Again<B>>>,
+) -> Result<Act<B, T>, OpError> {
     check(x.shape(), args)?;
     let probability = args.lora.as_ref().map_or(0.0, |lora| lora.dropout);
     let dropout = dropout_key.filter(|_| probability > 0.0).map(|key| Dropout { key, probability });
     let (x, mut tape) = x.split_tape();
     let dev = x.device().clone();
-    let (out, u) = dev.linear_forward(&x, args, dropout)?;
+    let (out, u) = span(&dev, "linear.forward", || dev.linear_forward(&x, args, dropout))?;
     if !T::RECORDS {
         return Ok(out.put_tape(tape));
     }
     let (args, rows, out_ghost, x_ghost) = (args.clone(), x.shape().0, out.ghost(), x.ghost());
-    let saved = (args.trainable || args.lora.is_some()).then_some(x);
-    tape.record(move |grads| {
+    let saved = (args.trainable || args.lora.is_some()).then(|| Kept::new(x, again));
+    tape.record(node(dev.clone(), "linear.backward", move |grads| {
         let d = dev.take(grads.acts.get_or_alloc_mut(&out_ghost).map_err(OpError::device)?)?;
+        let saved = saved.as_ref().map(Kept::get).transpose()?;
         let e = args.lora.as_ref().map(|lora| dev.linear_branch_gradient(lora, &d, rows)).transpose()?;
         if let (Some(lora), Some(x), Some(u), Some(e)) = (&args.lora, &saved, &u, &e) {
-            let d_a = grads.params.get_or_alloc_mut(&lora.a).map_err(OpError::device)?;
+            let d_a = grads.params.get_or_alloc_mut(&lora.a).map_err(OpError::gradient)?;
             dev.linear_backward_a(x, e, dropout, d_a)?;
-            let d_b = grads.params.get_or_alloc_mut(&lora.b).map_err(OpError::device)?;
+            let d_b = grads.params.get_or_alloc_mut(&lora.b).map_err(OpError::gradient)?;
             dev.linear_backward_b(lora, u, &d, d_b)?;
         }
         if let (true, Some(x)) = (args.trainable, &saved) {
-            let d_weight = grads.weights.get_or_alloc_mut(&args.weight).map_err(OpError::device)?;
+            let d_weight = grads.weights.get_or_alloc_mut(&args.weight).map_err(OpError::gradient)?;
             dev.linear_backward_weight(x, &d, d_weight)?;
             if let Some(bias) = &args.bias {
-                dev.linear_backward_bias(&d, grads.params.get_or_alloc_mut(bias).map_err(OpError::device)?)?;
+                dev.linear_backward_bias(&d, grads.params.get_or_alloc_mut(bias).map_err(OpError::gradient)?)?;
             }
         }
         let d_x = grads.acts.get_or_alloc_mut(&x_ghost).map_err(OpError::device)?;
         dev.linear_backward(&args.weight, &d, args.lora.as_ref().zip(e.as_ref()), dropout, d_x)
-    });
+    }));
     Ok(out.put_tape(tape))
 }
 

@@ -72,6 +72,12 @@ fn rotate_rows(data: &mut [f32], width: usize, tables: &Tables) {
 }
 
 impl RopeKernel for Cpu {
+    type Positions = Vec<u32>;
+
+    fn rope_positions(&self, positions: &[u32]) -> Result<Vec<u32>, OpError> {
+        Ok(positions.to_vec())
+    }
+
     fn rope_forward(&self, x: &Act<Self>, rotation: Rotation<Self>) -> Result<Act<Self>, OpError> {
         let tables = Tables::new(rotation)?;
         let source = slice::matrix("rope", x)?;

@@ -5,9 +5,12 @@
 //! Hugging Face's layout). Backward adds (`+=`) the gradient rotated the other way; nothing but positions is saved.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 pub mod reference;
 
-use std::sync::Arc;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dfdx::prelude::{PutTape, SplitTape};
 use dfdx::shapes::HasShape;
@@ -15,7 +18,11 @@ use dfdx::shapes::HasShape;
 use crate::OpError;
 use crate::backend::{Act, Backend, Buffer, Matrix, Memory};
 use crate::host::matrix_from_vec;
+use crate::profile::{node, span};
 use crate::tape::Record;
+
+/// Positions of a batch's rows on the host, and on the device as every layer's rotation reads them.
+type Uploaded<B> = (Vec<u32>, Arc<<B as RopeKernel>::Positions>);
 
 /// Cosines and sines of every position, f32.
 #[derive(Debug)]
@@ -24,11 +31,13 @@ pub struct RopeTable<B: Backend> {
     cos: Matrix<B>,
     /// `[positions, head_dim / 2]`.
     sin: Matrix<B>,
+    /// The last positions asked for: the layers of a batch share them, so they reach the device once.
+    last: Arc<Mutex<Option<Uploaded<B>>>>,
 }
 
 impl<B: Backend> Clone for RopeTable<B> {
     fn clone(&self) -> Self {
-        Self { cos: self.cos.clone(), sin: self.sin.clone() }
+        Self { cos: self.cos.clone(), sin: self.sin.clone(), last: self.last.clone() }
     }
 }
 
@@ -49,7 +58,26 @@ impl<B: Backend> RopeTable<B> {
         Ok(Self {
             cos: matrix_from_vec(dev, cos, max_positions, half)?,
             sin: matrix_from_vec(dev, sin, max_positions, half)?,
+            last: Arc::default(),
         })
+    }
+
+    /// `positions` on the device.
+    fn positions(&self, dev: &B, positions: &[u32]) -> Result<Arc<B::Positions>, OpError> {
+        // A panic while it was locked left it whole: it is assigned at once.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((host, device)) = &*last
+            && host == positions
+        {
+            return Ok(device.clone());
+        }
+        let device = Arc::new(dev.rope_positions(positions)?);
+        *last = Some((positions.to_vec(), device.clone()));
+        Ok(device)
+    }
+
+    fn rotation<'a>(&'a self, positions: &'a B::Positions) -> Rotation<'a, B> {
+        Rotation { cos: &self.cos, sin: &self.sin, positions }
     }
 
     /// Positions are below this.
@@ -64,18 +92,21 @@ impl<B: Backend> RopeTable<B> {
 }
 
 /// One rotation: the tables and where each row stands.
-#[derive(Clone, Copy)]
-pub struct Rotation<'a, B: Memory> {
+pub struct Rotation<'a, B: Memory + RopeKernel> {
     /// `[positions, head_dim / 2]`.
     pub cos: &'a Matrix<B>,
     /// `[positions, head_dim / 2]`.
     pub sin: &'a Matrix<B>,
     /// One position a row, all within the tables.
-    pub positions: &'a [u32],
+    pub positions: &'a B::Positions,
 }
 
 /// What a device does for [`rope`].
 pub trait RopeKernel: Sized {
+    /// Positions where this device's kernels read them.
+    type Positions: Debug + Send + Sync + 'static;
+    /// Brings positions to the device.
+    fn rope_positions(&self, positions: &[u32]) -> Result<Self::Positions, OpError>;
     /// `x` rotated, in a new tensor.
     fn rope_forward(&self, x: &Act<Self>, rotation: Rotation<Self>) -> Result<Act<Self>, OpError>
     where
@@ -117,17 +148,18 @@ pub fn rope<B: Backend, T: Record<B>>(
     }
     let (x, mut tape) = x.split_tape();
     let dev = x.device().clone();
+    let positions = table.positions(&dev, positions)?;
     if !T::RECORDS {
-        let out = dev.rope_reusing(x, Rotation { cos: &table.cos, sin: &table.sin, positions })?;
+        let out = span(&dev, "rope.forward", || dev.rope_reusing(x, table.rotation(&positions)))?;
         return Ok(out.put_tape(tape));
     }
-    let out = dev.rope_forward(&x, Rotation { cos: &table.cos, sin: &table.sin, positions })?;
-    let (table, positions, x, out_ghost) = (table.clone(), Arc::<[u32]>::from(positions), x.ghost(), out.ghost());
-    tape.record(move |grads| {
+    let out = span(&dev, "rope.forward", || dev.rope_forward(&x, table.rotation(&positions)))?;
+    let (table, x, out_ghost) = (table.clone(), x.ghost(), out.ghost());
+    tape.record(node(dev.clone(), "rope.backward", move |grads| {
         let d = dev.take(grads.acts.get_or_alloc_mut(&out_ghost).map_err(OpError::device)?)?;
         let d_x = grads.acts.get_or_alloc_mut(&x).map_err(OpError::device)?;
-        dev.rope_backward(&d, Rotation { cos: &table.cos, sin: &table.sin, positions: &positions }, d_x)
-    });
+        dev.rope_backward(&d, table.rotation(&positions), d_x)
+    }));
     Ok(out.put_tape(tape))
 }
 
@@ -140,7 +172,9 @@ mod tests {
     use crate::add::add;
     use crate::host::{act_from_vec, act_to_vec};
     use crate::tape::Grads;
-    use crate::testing::{Leaf, backward, close, close_or, numbers, wide, with_threads};
+    use crate::testing::{
+        Leaf, backward, close, close_or, inputs, numbers, on_every_device, tolerance, wide, with_threads,
+    };
 
     fn inv_freq(half: usize) -> Vec<f32> {
         (0..half).map(|i| 10_000f32.powf(-(i as f32) / half as f32)).collect()
@@ -161,8 +195,9 @@ mod tests {
         let [out, d_x] = run(&dev, &[1.0, 2.0, 3.0, 4.0], 2, &[1], &[1.0, 0.0, 0.0, 0.0]);
         let (c, s) = (1f64.cos(), 1f64.sin());
         let (c2, s2) = (0.01f64.cos(), 0.01f64.sin());
-        close("out", &out, &[c - 3.0 * s, 2.0 * c2 - 4.0 * s2, 3.0 * c + s, 4.0 * c2 + 2.0 * s2], 1e-6);
-        close("d_x", &d_x, &[c, 0.0, -s, 0.0], 1e-6);
+        let want = [c - 3.0 * s, 2.0 * c2 - 4.0 * s2, 3.0 * c + s, 4.0 * c2 + 2.0 * s2];
+        close("out", &out, &want, tolerance::<B>(1e-6));
+        close("d_x", &d_x, &[c, 0.0, -s, 0.0], tolerance::<B>(1e-6));
         let [still, _] = run(&dev, &[1.0, 2.0, 3.0, 4.0], 2, &[0], &[0.0; 4]);
         assert_eq!(still, [1.0, 2.0, 3.0, 4.0]);
     }
@@ -176,7 +211,7 @@ mod tests {
         backward(out, &[1.0, -1.0], &mut Grads::default());
         let back = |position| reference::rope(&[1.0, -1.0], &inv_freq(1), &[position], true);
         let want: Vec<f64> = back(3).iter().zip(back(5)).map(|(a, b)| a + b).collect();
-        close("d_x", &d_x.read(), &want, 1e-5);
+        close("d_x", &d_x.read(), &want, tolerance::<B>(1e-5));
     }
 
     fn check_errors<B: Backend>(dev: B) {
@@ -192,11 +227,38 @@ mod tests {
         assert_eq!(say(&[0, 8]), "rope: position 8 is out of range: there are 8");
     }
 
+    fn check_exact<B: Backend>(dev: B, positions: Vec<u32>, heads: usize, half: usize, seed: u64) {
+        let len = positions.len() * heads * 2 * half;
+        let (x, d) = (inputs::<B>(seed, len), inputs::<B>(seed ^ 1, len));
+        let [out, d_x] = run(&dev, &x, half, &positions, &d);
+        let want = |values: &[f32], back| reference::rope(&wide(values), &inv_freq(half), &positions, back);
+        close_or("out", &out, &want(&x, false), tolerance::<B>(1e-5), 0.1);
+        close_or("d_x", &d_x, &want(&d, true), tolerance::<B>(1e-5), 0.1);
+        let table = RopeTable::new(&dev, &inv_freq(half), 700).unwrap();
+        let bare = act_from_vec(&dev, x, positions.len(), heads * 2 * half).unwrap();
+        assert!(act_to_vec::<B, _>(&rope(bare, 2 * half, &table, &positions).unwrap()) == out, "without a tape");
+    }
+
+    /// One table, batches of other positions in turn: each is rotated by its own.
+    fn check_positions_change<B: Backend>(dev: B) {
+        let table = RopeTable::new(&dev, &inv_freq(1), 8).unwrap();
+        for positions in [[1u32, 2], [1, 2], [2, 1], [0, 0]] {
+            let x = act_from_vec(&dev, vec![1.0, 0.0, 1.0, 0.0], 2, 2).unwrap();
+            let want = reference::rope(&[1.0, 0.0, 1.0, 0.0], &inv_freq(1), &positions, false);
+            let out = rope(x, 2, &table.clone(), &positions).unwrap();
+            close("out", &act_to_vec::<B, _>(&out), &want, tolerance::<B>(1e-6));
+        }
+    }
+
     #[test]
     fn literals_shared_use_and_errors() {
-        check_literals(Cpu::default());
-        check_shared(Cpu::default());
-        check_errors(Cpu::default());
+        on_every_device!(check_literals);
+        on_every_device!(check_shared);
+        on_every_device!(check_errors);
+        on_every_device!(check_positions_change);
+        // Heads of 128 and 64 as models have them, and a number of heads that no thread's share divides.
+        on_every_device!(check_exact, vec![5, 699, 0], 9usize, 64usize, 1u64);
+        on_every_device!(check_exact, vec![1; 40], 6usize, 32usize, 2u64);
     }
 
     #[test]
@@ -218,11 +280,7 @@ mod tests {
             positions in prop::collection::vec(0u32..700, 1..5),
             heads in 1usize..4, half in 1usize..20, seed: u64,
         ) {
-            let len = positions.len() * heads * 2 * half;
-            let (x, d) = (numbers(seed, len), numbers(seed ^ 1, len));
-            let [out, d_x] = run(&Cpu::default(), &x, half, &positions, &d);
-            close_or("out", &out, &reference::rope(&wide(&x), &inv_freq(half), &positions, false), 1e-5, 0.1);
-            close_or("d_x", &d_x, &reference::rope(&wide(&d), &inv_freq(half), &positions, true), 1e-5, 0.1);
+            on_every_device!(check_exact, positions, heads, half, seed);
         }
     }
 }

@@ -4,6 +4,8 @@
 //! Recomputes `s` from the saved inputs. (Shazeer, "GLU Variants Improve Transformer", 2020.)
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_kernel;
 pub mod reference;
 
 use dfdx::prelude::{PutTape, SplitTape};
@@ -11,6 +13,7 @@ use dfdx::shapes::HasShape;
 
 use crate::OpError;
 use crate::backend::{Act, Backend, Buffer, Memory};
+use crate::profile::{node, span};
 use crate::tape::Record;
 
 /// What a device does for [`swiglu`].
@@ -43,15 +46,15 @@ pub fn swiglu<B: Backend, T: Record<B>>(gate: Act<B, T>, up: Act<B, T>) -> Resul
     let (up, up_tape) = up.split_tape();
     let mut tape = gate_tape.merge(up_tape);
     let dev = gate.device().clone();
-    let out = dev.swiglu_forward(&gate, &up)?;
+    let out = span(&dev, "swiglu.forward", || dev.swiglu_forward(&gate, &up))?;
     if T::RECORDS {
         let out_ghost = out.ghost();
-        tape.record(move |grads| {
+        tape.record(node(dev.clone(), "swiglu.backward", move |grads| {
             let mut d = dev.take(grads.acts.get_or_alloc_mut(&out_ghost).map_err(OpError::device)?)?;
             let d_up = grads.acts.get_or_alloc_mut(&up).map_err(OpError::device)?;
             dev.swiglu_backward(&gate, &up, &mut d, d_up)?;
             dev.accumulate(grads.acts.get_or_alloc_mut(&gate).map_err(OpError::device)?, &d)
-        });
+        }));
     }
     Ok(out.put_tape(tape))
 }
@@ -64,7 +67,9 @@ mod tests {
     use super::*;
     use crate::host::{act_from_vec, act_to_vec};
     use crate::tape::{Grads, OpTape};
-    use crate::testing::{Leaf, backward, close, close_or, numbers, wide, with_threads};
+    use crate::testing::{
+        Leaf, backward, close, close_or, inputs, numbers, on_every_device, stored, tolerance, wide, with_threads,
+    };
 
     /// The definition and its derivatives by gate and up, in f64.
     fn exact(gate: f64, up: f64) -> (f64, f64, f64) {
@@ -85,31 +90,33 @@ mod tests {
     fn check_literals<B: Backend>(dev: B) {
         // torch: F.silu(gate) * up and its gradients for d = 1
         let [out, d_gate, d_up] = run(&dev, &[0.0, 1.0, -2.0, 20.0], &[3.0, 2.0, 1.0, 0.5], &[1.0; 4], 2);
-        close("out", &out, &[0.0, 1.4621172, -0.23840584, 10.0], 1e-6);
-        close("d_gate", &d_gate, &[1.5, 1.8553413, -0.09078425, 0.5], 1e-6);
-        close("d_up", &d_up, &[0.0, 0.7310586, -0.23840584, 20.0], 1e-6);
+        close("out", &out, &[0.0, 1.4621172, -0.23840584, 10.0], tolerance::<B>(1e-6));
+        close("d_gate", &d_gate, &[1.5, 1.8553413, -0.09078425, 0.5], tolerance::<B>(1e-6));
+        close("d_up", &d_up, &[0.0, 0.7310586, -0.23840584, 20.0], tolerance::<B>(1e-6));
     }
 
     fn check_magnitudes<B: Backend>(dev: B) {
-        let gate = [1e-20, -1e-20, 7e9, -7e9, 88.0, -88.0, 100.0, -100.0];
-        let up = [7e9, 7e9, 1e-20, 1e-20, 1.0, 1.0, -1.0, -1.0];
+        let gate = stored::<B>(vec![1e-20, -1e-20, 7e9, -7e9, 88.0, -88.0, 100.0, -100.0]);
+        let up = stored::<B>(vec![7e9, 7e9, 1e-20, 1e-20, 1.0, 1.0, -1.0, -1.0]);
         let [out, d_gate, d_up] = run(&dev, &gate, &up, &[1.0; 8], 8);
         for i in 0..8 {
             let (o, g, u) = exact(f64::from(gate[i]), f64::from(up[i]));
             for (got, want) in [(out[i], o), (d_gate[i], g), (d_up[i], u)] {
-                assert!((f64::from(got) - want).abs() <= 1e-6 * want.abs() + 1e-35, "{i}: {got} {want}");
+                let bound = tolerance::<B>(1e-6) * want.abs() + 1e-35;
+                assert!((f64::from(got) - want).abs() <= bound, "{i}: {got} {want}");
             }
         }
     }
 
     fn check_shared<B: Backend>(dev: B) {
-        let leaf = Leaf::new(&dev, vec![0.3, -1.2, 2.0], 1, 3);
+        let values = stored::<B>(vec![0.3, -1.2, 2.0]);
+        let leaf = Leaf::new(&dev, values.clone(), 1, 3);
         let again = leaf.again();
         let (x, d_x) = leaf.split();
         let out = swiglu(x, again).unwrap();
         let d = [1.0, 2.0, -1.0];
         backward(out, &d, &mut Grads::default());
-        let want: Vec<f64> = [0.3f32, -1.2, 2.0]
+        let want: Vec<f64> = values
             .iter()
             .zip(d)
             .map(|(x, d)| {
@@ -117,17 +124,36 @@ mod tests {
                 f64::from(d) * (g + u)
             })
             .collect();
-        close("d_x", &d_x.read(), &want, 1e-6);
+        close("d_x", &d_x.read(), &want, tolerance::<B>(1e-6));
+    }
+
+    fn check_shapes<B: Backend>(dev: B) {
+        let x = act_from_vec(&dev, vec![0.0; 6], 2, 3).unwrap();
+        let y = act_from_vec(&dev, vec![0.0; 2], 1, 2).unwrap();
+        assert_eq!(swiglu(x, y).unwrap_err().to_string(), "swiglu: gate (2, 3) does not fit up (1, 2)");
+    }
+
+    fn check_exact<B: Backend>(dev: B, rows: usize, width: usize, seed: u64, factor: f32) {
+        let gate = stored::<B>(numbers(seed, rows * width).iter().map(|x| x * factor).collect());
+        let (up, d) = (inputs::<B>(seed ^ 1, rows * width), inputs::<B>(seed ^ 2, rows * width));
+        let [out, d_gate, d_up] = run(&dev, &gate, &up, &d, width);
+        let exact: Vec<_> = gate.iter().zip(&up).map(|(g, u)| exact(f64::from(*g), f64::from(*u))).collect();
+        let times_d = |f: fn(&(f64, f64, f64)) -> f64| -> Vec<f64> {
+            exact.iter().zip(&d).map(|(e, d)| f(e) * f64::from(*d)).collect()
+        };
+        close("out", &out, &exact.iter().map(|e| e.0).collect::<Vec<_>>(), tolerance::<B>(1e-6));
+        // The slope of silu has a zero near -1.28.
+        close_or("d_gate", &d_gate, &times_d(|e| e.1), tolerance::<B>(1e-5), 0.1);
+        close("d_up", &d_up, &times_d(|e| e.2), tolerance::<B>(1e-5));
     }
 
     #[test]
     fn literals_magnitudes_shared_use_and_shapes() {
-        check_literals(Cpu::default());
-        check_magnitudes(Cpu::default());
-        check_shared(Cpu::default());
-        let x = act_from_vec(&Cpu::default(), vec![0.0; 6], 2, 3).unwrap();
-        let y = act_from_vec(&Cpu::default(), vec![0.0; 2], 1, 2).unwrap();
-        assert_eq!(swiglu(x, y).unwrap_err().to_string(), "swiglu: gate (2, 3) does not fit up (1, 2)");
+        on_every_device!(check_literals);
+        on_every_device!(check_magnitudes);
+        on_every_device!(check_shared);
+        on_every_device!(check_shapes);
+        on_every_device!(check_exact, 3usize, 14_337usize, 5u64, 4.0f32);
     }
 
     #[test]
@@ -141,18 +167,11 @@ mod tests {
     proptest! {
         #[test]
         fn the_twin_and_f64_agree(rows in 0usize..7, width in 1usize..70, seed: u64, factor in 1e-3f32..30.0) {
+            on_every_device!(check_exact, rows, width, seed, factor);
             let dev = Cpu::default();
             let gate: Vec<f32> = numbers(seed, rows * width).iter().map(|x| x * factor).collect();
-            let (up, d) = (numbers(seed ^ 1, rows * width), numbers(seed ^ 2, rows * width));
-            let [out, d_gate, d_up] = run(&dev, &gate, &up, &d, width);
-            let exact: Vec<_> = gate.iter().zip(&up).map(|(g, u)| exact(f64::from(*g), f64::from(*u))).collect();
-            let times_d = |f: fn(&(f64, f64, f64)) -> f64| -> Vec<f64> {
-                exact.iter().zip(&d).map(|(e, d)| f(e) * f64::from(*d)).collect()
-            };
-            close("out", &out, &exact.iter().map(|e| e.0).collect::<Vec<_>>(), 1e-6);
-            // The slope of silu has a zero near -1.28.
-            close_or("d_gate", &d_gate, &times_d(|e| e.1), 1e-5, 0.1);
-            close("d_up", &d_up, &times_d(|e| e.2), 1e-5);
+            let up = numbers(seed ^ 1, rows * width);
+            let [out, ..] = run(&dev, &gate, &up, &vec![0.0; rows * width], width);
             let act = |values: &[f32]| act_from_vec(&dev, values.to_vec(), rows, width).unwrap();
             let twin = reference::swiglu(act(&gate).put_tape(OpTape::default()), act(&up).put_tape(OpTape::default()));
             close("twin", &out, &wide(&act_to_vec::<Cpu, _>(&twin)), 1e-5);

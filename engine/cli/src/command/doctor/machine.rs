@@ -1,4 +1,6 @@
 //! The machine: toolchain, numerics classes, cores, memory. Unaware of files that runs read or write.
+mod gpu;
+
 use super::Finding;
 use std::path::Path;
 use std::process::Command;
@@ -10,6 +12,7 @@ pub(super) fn look(numerics: &[&str], root: &Path) -> Vec<Finding> {
     let mut findings = vec![Finding::fine("anneal", format!("version {}", env!("CARGO_PKG_VERSION")))];
     findings.extend(toolchain(root));
     findings.push(device(numerics, Path::new("/dev/nvidiactl").exists()));
+    findings.extend(gpu::look());
     findings.push(processor());
     findings.push(memory());
     findings
@@ -43,7 +46,11 @@ fn device(numerics: &[&str], gpu: bool) -> Finding {
     let classes = numerics.join(", ");
     let on_gpu = numerics.iter().any(|class| class.starts_with("cuda"));
     match (gpu, on_gpu) {
-        (true, false) => Finding::fine("numerics", format!("{classes}; the NVIDIA GPU here is not used by this build")),
+        (true, false) => Finding::missing(
+            "numerics",
+            format!("{classes}; the NVIDIA GPU here is not used by this build"),
+            "to use it, build with `cargo build --release --features cuda`",
+        ),
         (false, true) => {
             Finding::fine("numerics", format!("{classes}; there is no NVIDIA GPU here, so only the CPU's"))
         }

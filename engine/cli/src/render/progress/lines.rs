@@ -1,9 +1,9 @@
 //! Events as lines for people, thinned: a run of a thousand steps is about twenty lines.
 //!
 //! Unaware of terminals.
-use anneal_engine::event::{Stamped, Step};
+use anneal_engine::event::{Device, Stamped, Step};
 use anneal_engine::{Event, FailureClass};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
 /// Lines of training steps in a stage, about.
@@ -18,17 +18,25 @@ pub(crate) struct Lines {
     steps: bool,
     /// How far each stage was at its last line, in parts of its whole.
     told: HashMap<String, u64>,
+    /// What each stage's device last said.
+    devices: HashMap<String, String>,
 }
 
 impl Lines {
     /// `width`: of the longest name; `steps`: also lines for steps and progress.
     pub(crate) fn new(width: usize, steps: bool) -> Self {
-        Self { width, steps, told: HashMap::new() }
+        Self { width, steps, told: HashMap::new(), devices: HashMap::new() }
     }
 
     /// A stage's name, as wide as the longest.
     pub(crate) fn name(&self, stage: &str) -> String {
         format!("{:width$}", clean(stage), width = self.width)
+    }
+
+    /// What is worth knowing of a stage's progress, with what its device last said.
+    pub(crate) fn beside_device(&self, stage: &str, text: &str) -> String {
+        let parts = [text, self.devices.get(stage).map_or("", String::as_str)];
+        parts.iter().copied().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
     }
 
     /// The line, or lines, of an event that matters.
@@ -37,25 +45,26 @@ impl Lines {
         let text = match &event.event {
             Event::StageStarted { reasons, .. } => {
                 self.told.remove(stage);
+                self.devices.remove(stage);
                 format!("begins: {}", because(reasons))
             }
             Event::StageWaiting { .. } => "waits: another process works on it".to_owned(),
             Event::Step(taken) => {
                 self.pass(stage, taken.step, taken.total, STEP_LINES)?;
-                format!("step {}/{}, {}", taken.step, taken.total, step(taken))
+                format!("step {}/{}, {}", taken.step, taken.total, self.beside_device(stage, &step(taken)))
             }
             Event::Progress { done, total, unit } => {
                 self.pass(stage, *done, *total, PROGRESS_LINES)?;
-                format!("{done}/{total} {unit}")
+                self.beside_device(stage, &format!("{done}/{total} {unit}"))
             }
             Event::EvalLoss { step, loss, seconds } => {
                 format!("step {step}, eval loss {loss:.4} ({})", duration(*seconds))
             }
             Event::Checkpoint { step, resumed: true } => format!("goes on after step {step}"),
             Event::Note { warning, message } => format!("{}: {message}", if *warning { "warning" } else { "note" }),
-            Event::StageFinished { seconds, peak_mib, .. } => {
+            Event::StageFinished { seconds, peak_mib, metrics, .. } => {
                 let peak = peak_mib.map(|mib| format!(", peak {mib:.0} MiB")).unwrap_or_default();
-                format!("done in {}{peak}", duration(*seconds))
+                format!("done in {}{peak}{}", duration(*seconds), on_gpu(metrics))
             }
             // Not a failure: somebody asked for it, and the summary says how to go on.
             Event::StageFailed { failure, .. } if failure.class == FailureClass::Interrupted => {
@@ -68,6 +77,11 @@ impl Lines {
                     let _ = write!(text, "\nhelp: {hint}");
                 }
                 text
+            }
+            // Told with the next line of progress; a line a second would bury everything else.
+            Event::Device(now) => {
+                self.devices.insert(stage.to_owned(), device(now));
+                return None;
             }
             Event::StageSkipped { because } => format!("skipped: {because} failed"),
             // The summary tells these.
@@ -93,6 +107,35 @@ impl Lines {
 pub(crate) fn step(step: &Step) -> String {
     let left = step.total.saturating_sub(step.step) as f64 * step.seconds;
     format!("loss {:.4}, {:.0} tokens/s, {} left", step.loss, step.tokens_per_second, duration(left))
+}
+
+/// What a device does: `GPU 31.2/79.6 GiB, 98 %, 612 W`, as far as it tells.
+fn device(now: &Device) -> String {
+    let gib = |mib: f64| mib / 1024.0;
+    let memory = match (now.used_mib, now.total_mib) {
+        (Some(used), Some(total)) => Some(format!("{:.1}/{:.1} GiB", gib(used), gib(total))),
+        (Some(used), None) => Some(format!("{:.1} GiB", gib(used))),
+        (None, _) => None,
+    };
+    let told = [
+        memory,
+        now.utilisation_percent.map(|percent| format!("{percent:.0} %")),
+        now.power_watts.map(|watts| format!("{watts:.0} W")),
+    ];
+    let told: Vec<String> = told.into_iter().flatten().collect();
+    if told.is_empty() { String::new() } else { format!("GPU {}", told.join(", ")) }
+}
+
+/// What a finished stage measured of its GPU: `, GPU peak 9876 MiB, mean 95 %, 612 W`.
+fn on_gpu(metrics: &BTreeMap<String, f64>) -> String {
+    let value = |name: &str| metrics.get(name).copied();
+    let told = [
+        value("gpu_peak_mib").map(|mib| format!("peak {mib:.0} MiB")),
+        value("gpu_mean_utilisation").map(|percent| format!("mean {percent:.0} %")),
+        value("gpu_mean_power_watts").map(|watts| format!("{watts:.0} W")),
+    ];
+    let told: Vec<String> = told.into_iter().flatten().collect();
+    if told.is_empty() { String::new() } else { format!(", GPU {}", told.join(", ")) }
 }
 
 /// The first reasons; `explain` has them all.

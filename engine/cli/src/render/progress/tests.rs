@@ -1,6 +1,6 @@
 //! Lines for people.
 use super::lines::{Lines, count, duration};
-use anneal_engine::event::{Stamped, Step};
+use anneal_engine::event::{Device, Stamped, Step};
 use anneal_engine::{Event, Failure};
 
 fn at(stage: &str, event: Event) -> Stamped {
@@ -55,6 +55,53 @@ fn what_happens_is_told_in_lines() {
     score   help: use 0 to 9
     after   skipped: score failed
     ");
+}
+
+fn device(used_mib: Option<f64>, utilisation_percent: Option<f64>, power_watts: Option<f64>) -> Event {
+    let (name, total_mib, temperature_celsius) = ("Fake 9000".to_owned(), used_mib.map(|_| 81559.0), Some(50.0));
+    Event::Device(Device { name, used_mib, total_mib, utilisation_percent, power_watts, temperature_celsius })
+}
+
+#[test]
+fn a_device_is_told_beside_progress_as_far_as_it_tells() {
+    let mut lines = Lines::new(4, true);
+    let done = |metrics: &[(&str, f64)]| Event::StageFinished {
+        key: String::new(),
+        output: String::new(),
+        seconds: 40.0,
+        peak_mib: Some(1536.0),
+        metrics: metrics.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+    };
+    let progress = |done| Event::Progress { done, total: 4, unit: "answers".to_owned() };
+    let all = [("gpu_peak_mib", 9876.4), ("gpu_mean_utilisation", 95.2), ("gpu_mean_power_watts", 611.7)];
+    let begins = |pid| Event::StageStarted { key: String::new(), pid, reasons: Vec::new() };
+    let events = [
+        at("lora", device(Some(31948.8), Some(98.0), Some(611.9))),
+        at("lora", step(4, 4)),
+        at("lora", done(&all)),
+        at("base", step(4, 4)),
+        at("lora", begins(1)),
+        at("lora", step(4, 4)),
+        at("mig", device(Some(1024.0), None, None)),
+        at("mig", progress(1)),
+        at("mig", device(None, None, None)),
+        at("mig", progress(2)),
+        at("mig", done(&all[..1])),
+        at("cpu", done(&[("train_loss", 1.0)])),
+    ];
+    let text: Vec<String> = events.iter().filter_map(|event| lines.line(event)).collect();
+    insta::assert_snapshot!(text.join("\n"), @r"
+    lora  step 4/4, loss 0.5000, 50 tokens/s, 0 ms left, GPU 31.2/79.6 GiB, 98 %, 612 W
+    lora  done in 40.0 s, peak 1536 MiB, GPU peak 9876 MiB, mean 95 %, 612 W
+    base  step 4/4, loss 0.5000, 50 tokens/s, 0 ms left
+    lora  begins: no result yet
+    lora  step 4/4, loss 0.5000, 50 tokens/s, 0 ms left
+    mig   1/4 answers, GPU 1.0/79.6 GiB
+    mig   2/4 answers
+    mig   done in 40.0 s, peak 1536 MiB, GPU peak 9876 MiB
+    cpu   done in 40.0 s, peak 1536 MiB
+    ");
+    assert_eq!(lines.beside_device("mig", ""), "");
 }
 
 #[test]

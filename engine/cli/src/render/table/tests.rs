@@ -2,7 +2,7 @@
 use super::*;
 use anneal_engine::event::Step;
 use anneal_engine::key::Digest;
-use anneal_engine::report::{COLUMNS, ResultRow, StageRow};
+use anneal_engine::report::{COLUMNS, Column, Format, ResultRow, StageRow};
 use std::collections::BTreeMap;
 
 fn example() -> Report {
@@ -59,6 +59,30 @@ fn a_terminal_sees_two_tables() {
      lora    train-lora   done                               12.3      567.8   abababababab   cdcdcdcdcdcd
      big     train-lora   failed, out of memory: killed         -          -              -              -
     ");
+}
+
+#[test]
+fn memory_of_host_and_gpu_stand_side_by_side() {
+    let mut report = example();
+    report.stages[0].metrics.insert(GPU_PEAK.to_owned(), 9876.54);
+    insta::assert_snapshot!(stages(&report, Look::Text), @r"
+     stage   kind         state                           seconds   host peak MiB   GPU peak MiB            key         output
+    ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+     lora    train-lora   done                               12.3           567.8         9876.5   abababababab   cdcdcdcdcdcd
+     big     train-lora   failed, out of memory: killed         -               -              -              -              -
+    ");
+    static GPU: Column =
+        Column { name: GPU_PEAK, title: GPU_TITLE, format: Format::Count, from: anneal_engine::report::From::Training };
+    report.columns = COLUMNS.iter().filter(|column| column.name == "peak_mib").chain([&GPU]).collect();
+    report.results[1].values.insert(GPU_PEAK, 9876.54);
+    insta::assert_snapshot!(results(&report, Look::Markdown), @r"
+    | result      | host peak MiB | GPU peak MiB | state               |
+    |-------------|---------------|--------------|---------------------|
+    | base        |             - |            - | done                |
+    | lora\|\<i\> |        58,204 |        9,877 | done                |
+    | fft         |             - |            - | skipped, big failed |
+    ");
+    assert!(html::page(&report, &[]).contains("<th class=\"number\">GPU peak MiB</th>"));
 }
 
 #[test]

@@ -1,0 +1,79 @@
+//! The greedy choice on CUDA: only ids come back to the host. Unaware of tokens.
+
+use dfdx::prelude::Cuda;
+use dfdx::shapes::HasShape;
+
+use super::ArgmaxKernel;
+use crate::OpError;
+use crate::add::narrow;
+use crate::backend::{Act, Weight};
+use crate::cross_entropy::chunk_rows;
+use crate::cuda::{Arg, Gemm, Grid, Operand, addr, download, gemm, launch, scratch, slice_addr};
+
+const OP: &str = "argmax";
+
+/// What the kernel writes for a row that holds a NaN.
+const NAN_ID: u32 = u32::MAX;
+
+/// Ids of `rows` rows of `width` numbers at `x`, to `ids`.
+///
+/// # Safety
+/// `x` is the address of `rows * width` numbers of the kernel's type, `ids` of `rows` indices.
+unsafe fn rows_of(
+    dev: &Cuda,
+    name: &'static str,
+    (ids, x): (u64, u64),
+    rows: usize,
+    width: usize,
+) -> Result<(), OpError> {
+    let args = [
+        Arg::Ptr(ids),                         // unsigned* ids
+        Arg::Ptr(x),                           // const float* or const __nv_bfloat16* x
+        Arg::U32(narrow(OP, "width", width)?), // unsigned width
+    ];
+    let threads = if width > 4096 { 1024 } else { 256 };
+    let grid = Grid { blocks: (narrow(OP, "rows", rows)?, 1, 1), threads, shared_bytes: 0 };
+    // SAFETY: the caller's contract is the kernel's.
+    unsafe { launch(dev, name, grid, &args) }
+}
+
+fn known(ids: Vec<u32>) -> Vec<Option<u32>> {
+    ids.into_iter().map(|id| (id != NAN_ID).then_some(id)).collect()
+}
+
+impl ArgmaxKernel for Cuda {
+    fn argmax_kernel(&self, logits: &Act<Self>) -> Result<Vec<Option<u32>>, OpError> {
+        let &(rows, width) = logits.shape();
+        let ids = scratch::<u32>(self, rows)?;
+        // SAFETY: logits are rows * width bf16 numbers, and neither is 0; `ids` was made for the rows.
+        unsafe { rows_of(self, "anneal_argmax_bf16", (slice_addr(&ids), addr(logits)?), rows, width)? };
+        Ok(known(download(self, &ids)?))
+    }
+
+    /// Logits of a chunk of rows exist in f32 until their largest is known; they are never rounded.
+    fn linear_argmax_kernel(&self, x: &Act<Self>, weight: &Weight<Self>) -> Result<Vec<Option<u32>>, OpError> {
+        let (&(rows, width), &(vocabulary, _)) = (x.shape(), weight.shape());
+        let each = chunk_rows(vocabulary).min(rows);
+        let (ids, logits) = (scratch::<u32>(self, rows)?, scratch::<f32>(self, each * vocabulary)?);
+        for first in (0..rows).step_by(each) {
+            let count = each.min(rows - first);
+            let call = Gemm {
+                m: count,
+                n: vocabulary,
+                k: width,
+                a: Operand::bf16(addr(x)? + 2 * (first * width) as u64, width),
+                b: Operand::bf16(addr(weight)?, width).t(),
+                c: Operand::f32(slice_addr(&logits), vocabulary),
+                alpha: 1.0,
+                beta: 0.0,
+            };
+            let addresses = (slice_addr(&ids) + 4 * first as u64, slice_addr(&logits));
+            // SAFETY: rows `first..first + count` lie in x; `logits` has room for `each` rows, `ids` for all.
+            unsafe {
+                gemm(self, &call)?;
+                rows_of(self, "anneal_argmax_f32", addresses, count, vocabulary)?;
+            }
+        }
+        Ok(known(download(self, &ids)?))
+    }
+}

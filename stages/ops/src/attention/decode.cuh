@@ -1,0 +1,152 @@
+//! Attention of few new rows to a long cache: bound by reading the cache once, so no tensor cores.
+//!
+//! A block takes 128 keys (counted from the cache's start, so the cut does not depend on anything else) of one
+//! key/value head, for up to four of its query heads, and leaves an unnormalised output with its largest score and
+//! sum; `decode_merge` adds the parts in order. Head sizes that are multiples of 8, up to 256.
+#pragma once
+
+#include "mma.cuh"
+#include "plain.cuh"
+
+namespace attention {
+
+constexpr int PART_KEYS = 128;
+/// Query heads a block.
+constexpr int PART_HEADS = 4;
+
+/// Lanes that share a row of a head, 8 elements each: a power of two.
+__host__ __device__ __forceinline__ constexpr int row_lanes(int dim) {
+    return dim <= 64 ? 8 : dim <= 128 ? 16 : 32;
+}
+
+__device__ __forceinline__ void widen(float (&to)[8], const bf16* from) {
+    const uint4 raw = *reinterpret_cast<const uint4*>(from);
+    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        to[2 * i] = __uint_as_float(words[i] << 16);
+        to[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+    }
+}
+
+/// parts: [rows, n_heads, splits, dim + 2]: the output, then the largest score (times log2(e)) and the sum.
+/// Grid: (splits, n_kv_heads * ceil(group / 4), rows). Row r sees keys 0..=len + r.
+template <int LANES>
+__device__ __forceinline__ void decode(const bf16* __restrict__ q, const bf16* __restrict__ k,
+                                       const bf16* __restrict__ v, float* __restrict__ parts, int n_heads,
+                                       int n_kv_heads, int dim, int len, float scale) {
+    constexpr int KEY_GROUPS = THREADS / LANES;
+    __shared__ float scores[PART_HEADS][PART_KEYS];
+    __shared__ float sums[PART_HEADS][2];
+    __shared__ float partial[KEY_GROUPS][LANES * 8 + 1];
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int part_lane = threadIdx.x % LANES, key_group = threadIdx.x / LANES;
+    const int group = n_heads / n_kv_heads, passes = (group + PART_HEADS - 1) / PART_HEADS;
+    const int kv_head = blockIdx.y / passes, first_head = kv_head * group + blockIdx.y % passes * PART_HEADS;
+    const int heads = min(PART_HEADS, (kv_head + 1) * group - first_head);
+    const int row = blockIdx.z, first = blockIdx.x * PART_KEYS, keys = min(PART_KEYS, len + row + 1 - first);
+    const int splits = gridDim.x, element = part_lane * 8;
+    const bool mine = element < dim;
+    const size_t k_stride = static_cast<size_t>(n_kv_heads) * dim;
+    const size_t k_at = first * k_stride + static_cast<size_t>(kv_head) * dim + element;
+
+    float query[PART_HEADS][8] = {};
+    if (mine)
+        for (int h = 0; h < PART_HEADS; ++h)
+            if (h < heads)
+                widen(query[h], q + (static_cast<size_t>(row) * n_heads + first_head + h) * dim + element);
+#pragma unroll 4
+    for (int base = 0; base < PART_KEYS; base += KEY_GROUPS) {
+        const int key = base + key_group;
+        float row_k[8] = {};
+        if (mine && key < keys) widen(row_k, k + k_at + key * k_stride);
+#pragma unroll
+        for (int h = 0; h < PART_HEADS; ++h) {
+            float s = 0.0f;
+#pragma unroll
+            for (int i = 0; i < 8; ++i) s += query[h][i] * row_k[i];
+#pragma unroll
+            for (int apart = LANES / 2; apart > 0; apart /= 2) s += __shfl_xor_sync(~0u, s, apart);
+            if (part_lane == 0) scores[h][key] = key < keys ? s * scale : -INFINITY;
+        }
+    }
+    __syncthreads();
+    {  // one warp a head
+        float top = -INFINITY, sum = 0.0f;
+        for (int i = lane; i < PART_KEYS; i += 32) top = fmaxf(top, scores[warp][i]);
+        top = warp_max(top);
+        const float base = top == -INFINITY ? 0.0f : top;
+        for (int i = lane; i < PART_KEYS; i += 32) {
+            const float p = exp2_fast((scores[warp][i] - base) * LOG2_E);
+            scores[warp][i] = p;
+            sum += p;
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) sums[warp][0] = top, sums[warp][1] = sum;
+    }
+    __syncthreads();
+    float o[PART_HEADS][8] = {};
+#pragma unroll 4
+    for (int key = key_group; key < keys; key += KEY_GROUPS) {
+        float row_v[8] = {};
+        if (mine) widen(row_v, v + k_at + key * k_stride);
+#pragma unroll
+        for (int h = 0; h < PART_HEADS; ++h) {
+            const float p = scores[h][key];
+#pragma unroll
+            for (int i = 0; i < 8; ++i) o[h][i] += p * row_v[i];
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < PART_HEADS; ++h) {
+        if (h >= heads) break;
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < 8; ++i) partial[key_group][element + i] = o[h][i];
+        __syncthreads();
+        float* to = parts + ((static_cast<size_t>(row) * n_heads + first_head + h) * splits + blockIdx.x) * (dim + 2);
+        for (int i = threadIdx.x; i < dim; i += THREADS) {
+            float sum = 0.0f;
+#pragma unroll
+            for (int j = 0; j < KEY_GROUPS; ++j) sum += partial[j][i];
+            to[i] = sum;
+        }
+        if (threadIdx.x < 2) to[dim + threadIdx.x] = sums[h][threadIdx.x];
+    }
+}
+
+/// out[row, head] = the parts' outputs, each as far as its largest score is from the largest of all, over their sums.
+/// Grid: (n_heads, rows).
+__device__ __forceinline__ void decode_merge(const float* __restrict__ parts, bf16* __restrict__ out, int n_heads,
+                                             int dim, int splits, int len) {
+    const size_t pair = static_cast<size_t>(blockIdx.y) * n_heads + blockIdx.x;
+    const float* from = parts + pair * splits * (dim + 2);
+    // Parts beyond what this row sees hold nothing.
+    const int seen = min(splits, (len + static_cast<int>(blockIdx.y)) / PART_KEYS + 1);
+    float largest = -INFINITY, sum = 0.0f;
+    for (int i = 0; i < seen; ++i) largest = fmaxf(largest, from[i * (dim + 2) + dim]);
+    const float base = largest == -INFINITY ? 0.0f : largest;
+    for (int i = 0; i < seen; ++i) {
+        const float* part = from + i * (dim + 2);
+        sum += exp2_fast((part[dim] - base) * LOG2_E) * part[dim + 1];
+    }
+    for (int element = threadIdx.x; element < dim; element += THREADS) {
+        float o = 0.0f;
+        for (int i = 0; i < seen; ++i) {
+            const float* part = from + i * (dim + 2);
+            o += exp2_fast((part[dim] - base) * LOG2_E) * part[element];
+        }
+        out[pair * dim + element] = __float2bfloat16_rn(__fdividef(o, sum));
+    }
+}
+
+/// Rows that join a cache, or move to a larger one: k by blocks with blockIdx.y 0, v by those with 1. Grid-stride.
+__device__ __forceinline__ void copy(const bf16* __restrict__ k, const bf16* __restrict__ v, bf16* __restrict__ to_k,
+                                     bf16* __restrict__ to_v, size_t len) {
+    const bf16* from = blockIdx.y == 0 ? k : v;
+    bf16* to = blockIdx.y == 0 ? to_k : to_v;
+    const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < len; i += step) to[i] = from[i];
+}
+
+}  // namespace attention

@@ -1,0 +1,243 @@
+//! CUDA as a `Memory`: bf16 activations, f32 parameters, one pool. Unaware of ops.
+
+use std::ffi::CStr;
+
+use cudarc::driver::{DevicePtr, DeviceRepr, DeviceSlice, DriverError, sys};
+use dfdx::dtypes::Unit;
+use dfdx::prelude::Cuda;
+use dfdx::shapes::{HasShape, Shape};
+use dfdx::tensor::{CudaError, Storage, Tensor, ZerosTensor};
+
+use super::context::{ask, context};
+use super::door::{addr, slice_addr};
+use super::{Bf16, Slice};
+use crate::OpError;
+use crate::backend::{Act, Buffer, Matrix, Memory, MemoryUse, ParamBuffer, Transfer, Vector};
+use crate::cpu::memory::expect_len;
+
+fn bytes_of<T>(len: usize) -> usize {
+    len.saturating_mul(size_of::<T>())
+}
+
+fn no_memory(error: &DriverError) -> bool {
+    error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY
+}
+
+/// Runs an allocation of `bytes`; if it fails for lack of memory, once more after the pool gave back what it kept.
+fn allocate<T>(bytes: usize, mut attempt: impl FnMut() -> Result<T, DriverError>) -> Result<T, OpError> {
+    let failed = match attempt() {
+        Ok(done) => return Ok(done),
+        Err(error) => error,
+    };
+    if !no_memory(&failed) {
+        return Err(OpError::Device { message: super::describe(failed.0) });
+    }
+    let context = context()?;
+    context.device.synchronize().map_err(OpError::driver)?;
+    // SAFETY: the context's own pool.
+    ask("trimming the memory pool", unsafe { sys::cuMemPoolTrimTo(context.pool, 0) })?;
+    attempt().map_err(|error| {
+        if no_memory(&error) { OpError::OutOfMemory { bytes: Some(bytes) } } else { OpError::driver(error) }
+    })
+}
+
+/// As [`allocate`], for what dfdx allocates.
+fn tensor<S: Shape, E: Unit>(dev: &Cuda, shape: S) -> Result<Tensor<S, E, Cuda>, OpError> {
+    allocate(bytes_of::<E>(shape.num_elements()), || match dev.try_zeros_like(&shape) {
+        Ok(tensor) => Ok(tensor),
+        Err(CudaError::Driver(error)) => Err(error),
+        Err(_) => Err(DriverError(sys::CUresult::CUDA_ERROR_UNKNOWN)),
+    })
+}
+
+/// A fresh activation for an output. dfdx zeroes it today; kernels write every element all the same.
+pub(crate) fn new_act(dev: &Cuda, rows: usize, width: usize) -> Result<Act<Cuda>, OpError> {
+    tensor(dev, (rows, width))
+}
+
+/// A fresh f32 vector; as [`new_act`].
+pub(crate) fn new_vector(dev: &Cuda, len: usize) -> Result<Vector<Cuda>, OpError> {
+    tensor(dev, (len,))
+}
+
+/// A fresh f32 matrix; as [`new_act`].
+pub(crate) fn new_matrix(dev: &Cuda, rows: usize, cols: usize) -> Result<Matrix<Cuda>, OpError> {
+    tensor(dev, (rows, cols))
+}
+
+/// Uninitialised device memory, freed in stream order when dropped.
+pub(crate) fn scratch<T: DeviceRepr>(_: &Cuda, len: usize) -> Result<Slice<T>, OpError> {
+    let device = &context()?.device;
+    // SAFETY: whoever asks for scratch writes it before reading it.
+    allocate(bytes_of::<T>(len), || unsafe { device.alloc::<T>(len) })
+}
+
+/// Copies host values to `to`. They may be changed right after the call.
+fn send<T>(values: &[T], to: u64) -> Result<(), OpError> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let context = context()?;
+    // SAFETY: callers pass the address of an allocation of at least as many bytes. From pageable host memory the driver
+    // takes its own copy before it returns.
+    let code = unsafe {
+        sys::cuMemcpyHtoDAsync_v2(to, values.as_ptr().cast(), size_of_val(values), *context.device.cu_stream())
+    };
+    ask("copying to the GPU", code)
+}
+
+/// Copies `len` values at `from` to the host, after all work given to the device so far.
+fn fetch<T: Clone + Default>(from: u64, len: usize) -> Result<Vec<T>, OpError> {
+    let mut values = vec![T::default(); len];
+    let context = context()?;
+    if len > 0 {
+        let (to, bytes) = (values.as_mut_ptr().cast(), bytes_of::<T>(len));
+        // SAFETY: `values` has that many bytes and lives until the synchronisation below; callers pass the address of
+        // an allocation of as many.
+        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(to, from, bytes, *context.device.cu_stream()) };
+        ask("copying from the GPU", code)?;
+    }
+    context.device.synchronize().map_err(OpError::driver)?;
+    Ok(values)
+}
+
+/// A host array on the device.
+pub(crate) fn upload<T: DeviceRepr + Clone + Unpin>(dev: &Cuda, values: &[T]) -> Result<Slice<T>, OpError> {
+    let slice = scratch(dev, values.len())?;
+    send(values, slice_addr(&slice))?;
+    Ok(slice)
+}
+
+/// A device array on the host, after all work given to the device so far.
+pub(crate) fn download<T: DeviceRepr + Clone + Default>(_: &Cuda, slice: &Slice<T>) -> Result<Vec<T>, OpError> {
+    fetch(slice_addr(slice), slice.len())
+}
+
+/// Sets `bytes` bytes at `to` to zero, in stream order.
+pub(super) fn clear(to: u64, bytes: usize) -> Result<(), OpError> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    let context = context()?;
+    // SAFETY: callers pass the address of an allocation of at least as many bytes.
+    ask("clearing memory", unsafe { sys::cuMemsetD8Async(to, 0, bytes, *context.device.cu_stream()) })
+}
+
+impl<E: Unit> Transfer<E> for Cuda {
+    fn tensor_from<S: Shape>(&self, values: Vec<E>, shape: S) -> Result<Tensor<S, E, Self>, OpError> {
+        expect_len("tensor from vec", values.len(), shape.num_elements())?;
+        // dfdx's own way keeps the host's copy for as long as the tensor lives.
+        let tensor = tensor(self, shape)?;
+        send(&values, addr(&tensor)?)?;
+        Ok(tensor)
+    }
+
+    fn tensor_write<S: Shape>(&self, tensor: &mut Tensor<S, E, Self>, values: &[E]) -> Result<(), OpError> {
+        expect_len("write", values.len(), tensor.shape().num_elements())?;
+        send(values, addr(tensor)?)
+    }
+
+    fn tensor_read<S: Shape, T>(&self, tensor: &Tensor<S, E, Self, T>) -> Result<Vec<E>, OpError> {
+        fetch(addr(&tensor.retaped::<dfdx::prelude::NoneTape>())?, tensor.shape().num_elements())
+    }
+}
+
+/// Reads one of the pool's counters.
+fn counter(which: sys::CUmemPool_attribute) -> Result<usize, OpError> {
+    let mut value = 0u64;
+    // SAFETY: these attributes are u64, which `value` is.
+    let code = unsafe { sys::cuMemPoolGetAttribute(context()?.pool, which, (&raw mut value).cast()) };
+    ask("reading the memory pool", code)?;
+    Ok(value as usize)
+}
+
+impl Memory for Cuda {
+    type Elem = Bf16;
+    const NUMERICS: &'static str = "cuda-bf16";
+
+    fn elems_from_f32(values: Vec<f32>) -> Vec<Bf16> {
+        values.into_iter().map(Bf16::from_f32).collect()
+    }
+
+    fn elems_to_f32(values: Vec<Bf16>) -> Vec<f32> {
+        values.into_iter().map(Bf16::to_f32).collect()
+    }
+
+    fn take(&self, slot: &mut Buffer<Self>) -> Result<Buffer<Self>, OpError> {
+        let empty = Storage::<Bf16>::try_alloc_len(self, 0).map_err(OpError::device)?;
+        Ok(std::mem::replace(slot, empty))
+    }
+
+    fn write_buffer(&self, buffer: &mut Buffer<Self>, values: &[f32]) -> Result<(), OpError> {
+        expect_len("write", buffer.len(), values.len())?;
+        send(&Self::elems_from_f32(values.to_vec()), *buffer.device_ptr())
+    }
+
+    fn write_params(&self, buffer: &mut ParamBuffer<Self>, values: &[f32]) -> Result<(), OpError> {
+        expect_len("write", buffer.len(), values.len())?;
+        send(values, *buffer.device_ptr())
+    }
+
+    fn zero_buffer(&self, buffer: &mut Buffer<Self>) -> Result<(), OpError> {
+        clear(*buffer.device_ptr(), bytes_of::<Bf16>(buffer.len()))
+    }
+
+    fn zero_params(&self, buffer: &mut ParamBuffer<Self>) -> Result<(), OpError> {
+        clear(*buffer.device_ptr(), bytes_of::<f32>(buffer.len()))
+    }
+
+    fn read_buffer(&self, buffer: &Buffer<Self>) -> Result<Vec<f32>, OpError> {
+        Ok(Self::elems_to_f32(download(self, buffer)?))
+    }
+
+    fn read_params(&self, buffer: &ParamBuffer<Self>) -> Result<Vec<f32>, OpError> {
+        download(self, buffer)
+    }
+
+    fn synchronize(&self) -> Result<(), OpError> {
+        context()?.device.synchronize().map_err(OpError::driver)
+    }
+
+    fn memory_use(&self) -> Result<Option<MemoryUse>, OpError> {
+        let current = counter(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+        let peak = counter(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?;
+        Ok(Some(MemoryUse { current, peak }))
+    }
+
+    fn reset_peak(&self) -> Result<(), OpError> {
+        let (mut zero, which) = (0u64, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH);
+        // SAFETY: the attribute is a u64, which `zero` is; the driver takes zero only, as "start again from now".
+        let code = unsafe { sys::cuMemPoolSetAttribute(context()?.pool, which, (&raw mut zero).cast()) };
+        ask("resetting the memory peak", code)
+    }
+
+    fn memory_available(&self) -> Option<usize> {
+        let (free, _) = info()?;
+        // What the pool keeps of freed memory is neither free to the driver nor in use.
+        let reserved = counter(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT).ok()?;
+        let used = counter(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT).ok()?;
+        Some(free + reserved.saturating_sub(used))
+    }
+
+    fn memory_total(&self) -> Option<usize> {
+        info().map(|(_, total)| total)
+    }
+
+    fn device_name(&self) -> Option<String> {
+        let mut name = [0u8; 256];
+        let device = *context().ok()?.device.cu_device();
+        // SAFETY: the buffer is longer than the length given; the driver ends the name with a zero.
+        let code = unsafe { sys::cuDeviceGetName(name.as_mut_ptr().cast(), 255, device) };
+        ask("reading the GPU's name", code).ok()?;
+        Some(CStr::from_bytes_until_nul(&name).ok()?.to_string_lossy().into_owned())
+    }
+}
+
+/// Bytes that the driver has free, and all.
+fn info() -> Option<(usize, usize)> {
+    context().ok()?;
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: both may be written; the context is bound to this thread.
+    ask("reading the GPU's memory", unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }).ok()?;
+    Some((free, total))
+}

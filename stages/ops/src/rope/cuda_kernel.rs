@@ -1,0 +1,95 @@
+//! Rotary positions on CUDA. Positions go to the device once for all layers of a batch (`RopeTable` keeps them).
+//! Unaware of where in a model it stands.
+
+use cudarc::driver::DeviceSlice;
+use dfdx::prelude::Cuda;
+use dfdx::shapes::HasShape;
+
+use super::{RopeKernel, Rotation};
+use crate::OpError;
+use crate::add::{VECTOR, narrow};
+use crate::backend::{Act, Buffer};
+use crate::cpu::memory::expect_len;
+use crate::cuda::{Arg, Grid, Slice, addr, launch, new_act, slice_addr, upload};
+
+/// Heads that share a thread's cosines: `HEADS` of rope.cu. Decides the grid only, since threads loop.
+const HEADS: usize = 4;
+
+/// Launches the kernel for this head size: `out = ` `x` rotated, or `out += ` `x` rotated back if `back`.
+///
+/// # Safety
+/// `out` and `x` are live allocations of `rows * width` elements.
+unsafe fn rotate(
+    dev: &Cuda,
+    back: bool,
+    (out, x): (u64, u64),
+    (rows, width): (usize, usize),
+    rotation: Rotation<Cuda>,
+) -> Result<(), OpError> {
+    let half = rotation.cos.shape().1;
+    if rows == 0 || width == 0 {
+        return Ok(());
+    }
+    if half == 0 || !width.is_multiple_of(2 * half) || rotation.positions.len() != rows {
+        let table = ("rows, head_dim / 2", (rotation.positions.len(), half));
+        return Err(OpError::shape("rope", ("x", (rows, width)), table));
+    }
+    let heads = width / (2 * half);
+    let vectors = half.is_multiple_of(VECTOR);
+    let items = if vectors { rows * (half / VECTOR) * heads.div_ceil(HEADS) } else { rows * heads * half };
+    let name = match (back, vectors) {
+        (false, true) => "anneal_rope_forward",
+        (false, false) => "anneal_rope_forward_any",
+        (true, true) => "anneal_rope_backward",
+        (true, false) => "anneal_rope_backward_any",
+    };
+    let blocks = items.div_ceil(256).min(i32::MAX as usize) as u32;
+    let args = [
+        Arg::Ptr(out),                                   // __nv_bfloat16* out
+        Arg::Ptr(x),                                     // const __nv_bfloat16* x
+        Arg::Ptr(addr(rotation.cos)?),                   // const float* cosines
+        Arg::Ptr(addr(rotation.sin)?),                   // const float* sines
+        Arg::Ptr(slice_addr(rotation.positions)),        // const unsigned* positions
+        Arg::U64(rows as u64),                           // unsigned long long rows
+        Arg::U32(narrow("rope", "heads", heads)?),       // unsigned heads
+        Arg::U32(narrow("rope", "head_dim / 2", half)?), // unsigned half
+    ];
+    // SAFETY: the caller answers for x and out. `rows` positions were checked above; `rope` checked that each is below
+    // the tables' length.
+    unsafe { launch(dev, name, Grid { blocks: (blocks, 1, 1), threads: 256, shared_bytes: 0 }, &args) }
+}
+
+impl RopeKernel for Cuda {
+    type Positions = Slice<u32>;
+
+    fn rope_positions(&self, positions: &[u32]) -> Result<Slice<u32>, OpError> {
+        // No allocation is empty: the kernels are not launched without rows, but `upload` may refuse.
+        upload(self, if positions.is_empty() { &[0] } else { positions })
+    }
+
+    fn rope_forward(&self, x: &Act<Self>, rotation: Rotation<Self>) -> Result<Act<Self>, OpError> {
+        let &(rows, width) = x.shape();
+        let out = new_act(self, rows, width)?;
+        // SAFETY: `out` was made with x's shape.
+        unsafe { rotate(self, false, (addr(&out)?, addr(x)?), (rows, width), rotation)? };
+        Ok(out)
+    }
+
+    /// Always a new tensor: from outside dfdx a device tensor does not show whether its storage is shared.
+    fn rope_reusing(&self, x: Act<Self>, rotation: Rotation<Self>) -> Result<Act<Self>, OpError> {
+        self.rope_forward(&x, rotation)
+    }
+
+    fn rope_backward(&self, d: &Buffer<Self>, rotation: Rotation<Self>, d_x: &mut Buffer<Self>) -> Result<(), OpError> {
+        expect_len("rope", d.len(), d_x.len())?;
+        let rows = rotation.positions.len();
+        if d.len() == 0 {
+            return Ok(());
+        }
+        if !d.len().is_multiple_of(rows) {
+            return Err(OpError::shape("rope", ("gradient", [d.len()]), ("rows", rows)));
+        }
+        // SAFETY: both buffers have `rows * width` elements.
+        unsafe { rotate(self, true, (slice_addr(d_x), slice_addr(d)), (rows, d.len() / rows), rotation) }
+    }
+}
