@@ -142,7 +142,7 @@ pub(crate) struct Run {
     pub(crate) source: Source,
     #[command(flatten)]
     pub(crate) outputs: Outputs,
-    /// Stages to run at the same time [default: as many as the machine has room for].
+    /// Stages to run at the same time [default: as many as the machine has room for; one on a GPU].
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) jobs: Option<u32>,
     /// Run only this stage and what it needs; may be repeated.

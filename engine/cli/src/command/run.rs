@@ -2,7 +2,7 @@
 //!
 //! Unaware of scheduling and of what stages do.
 use super::Context;
-use crate::args::Run;
+use crate::args::{Device, Run};
 use crate::exit::{Error, Exit};
 use crate::render::progress::Progress;
 use crate::render::table;
@@ -21,12 +21,14 @@ use std::io::{IsTerminal, Write};
 
 pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
     let pipeline = super::pipeline(&args.source, context)?;
+    let on_gpu = pipeline.numerics == Device::Cuda.numerics();
     let only = names(&pipeline, "--only", &args.only)?;
     names(&pipeline, "--force", &args.force)?;
     check_files(&pipeline, &only)?;
     let options = Options {
         outputs: super::outputs(&args.outputs, &pipeline),
-        jobs: args.jobs.map(|jobs| jobs as usize),
+        // Two trainings on one GPU would take each other's memory; whoever knows that both fit can say so.
+        jobs: args.jobs.map(|jobs| jobs as usize).or(on_gpu.then_some(1)),
         only: args.only.clone(),
         force: args.force.clone(),
         keep_going: !args.fail_fast,

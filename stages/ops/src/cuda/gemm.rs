@@ -65,6 +65,10 @@ pub(crate) struct Gemm {
     pub(crate) beta: f32,
 }
 
+/// Sums over fewer tokens than this are left to the plain kernel: they are bound by writing C, and cuBLASLt's algorithms
+/// for them, which are chosen for more, would mostly work on nothing.
+const FEW_TOKENS: usize = 32;
+
 /// Sets C to zero row by row: the product over nothing.
 fn zero(call: &Gemm) -> Result<(), OpError> {
     let bytes = call.c.dtype.bytes();
@@ -96,6 +100,10 @@ pub(crate) unsafe fn gemm(dev: &Cuda, call: &Gemm) -> Result<(), OpError> {
     }
     if call.k == 0 {
         return if call.beta == 0.0 { zero(call) } else { Ok(()) };
+    }
+    if call.a.transposed && call.k < FEW_TOKENS {
+        // SAFETY: the caller's promise; the list is the kernel's.
+        return unsafe { plain(dev, call) };
     }
     let context = context()?;
     let mut lt = context.lt.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -19,6 +19,10 @@ use crate::OpError;
 
 /// Tokens for which algorithms are chosen.
 const CANONICAL: usize = 4096;
+/// Tokens from which a sum over them may be cut into parts.
+const CUT_FROM: usize = 1024;
+/// Tokens for which algorithms are chosen where there are fewer.
+const FEW: usize = 512;
 /// Bytes of workspace. cuBLAS itself takes 32 MiB on Hopper.
 const WORKSPACE: usize = 64 << 20;
 
@@ -31,6 +35,8 @@ struct Key {
     transposed: (bool, bool),
     strides: [usize; 3],
     alignments: [u32; 3],
+    /// Whether the sum is long enough to be cut.
+    many: bool,
 }
 
 struct Plan {
@@ -129,8 +135,9 @@ impl Lt {
     ) -> Result<Option<sys::cublasLtMatmulAlgo_t>, OpError> {
         let [b, a, c] = layouts(call, m, k)?;
         let pref = result::create_matmul_pref().map_err(|error| failed("preference", error))?;
-        // A product over tokens may be cut into parts that are added in a fixed order; others never.
-        let reduction = if call.a.transposed {
+        // A product over many tokens may be cut into parts that are added in a fixed order; others never. An algorithm
+        // that cuts is wrong, not refused, where a part is left without tokens (seen: 1 token, a third of the result).
+        let reduction = if call.a.transposed && k >= CUT_FROM {
             Reduction::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
         } else {
             Reduction::CUBLASLT_REDUCTION_SCHEME_NONE
@@ -205,10 +212,15 @@ impl Lt {
             transposed: (call.a.transposed, call.b.transposed),
             strides: [call.a.ld, call.b.ld, call.c.ld],
             alignments: [&call.a, &call.b, &call.c].map(alignment),
+            many: call.k >= CUT_FROM,
         };
         if !self.plans.contains_key(&key) {
             let desc = describe(call)?;
-            let (m, k) = if call.a.transposed { (call.m, CANONICAL) } else { (CANONICAL, call.k) };
+            let (m, k) = match call.a.transposed {
+                false => (CANONICAL, call.k),
+                true if call.k >= CUT_FROM => (call.m, CANONICAL),
+                true => (call.m, FEW),
+            };
             let algo = self.choose(call, desc, m, k)?;
             self.plans.insert(key, Plan { desc, algo });
         }

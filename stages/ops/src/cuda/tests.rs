@@ -140,7 +140,9 @@ fn multiply(dev: &Cuda, case: &Case, by_hand: bool) -> (Vec<f32>, Vec<f64>) {
 fn products_of_every_kind_agree_with_f64() {
     let Some(dev) = gpu() else { return };
     let sizes = [[64, 128, 256], [1, 64, 64], [3, 5, 7], [257, 16, 128], [16, 128, 257], [130, 1, 33], [2, 9, 1]];
-    for sizes in sizes {
+    // Sums over one, few and many tokens, of widths that cuBLASLt takes.
+    let few = [[8, 8, 1], [8, 1, 8], [1, 8, 8], [64, 40, 72], [72, 64, 40], [64, 1100, 72], [72, 64, 1100]];
+    for sizes in sizes.into_iter().chain(few) {
         for bits in 0..32u32 {
             let bit = |i: u32| bits >> i & 1 == 1;
             // f32 times f32 into bf16 is not needed.

@@ -122,6 +122,8 @@ fn check_case<B: Backend>(case: &Case, run: &Run, mask: &[f64]) {
         case.exact(&x, &dropped, params)
     };
     for (i, (name, values)) in [("d_w", &weight), ("d_bias", &bias), ("d_a", &a), ("d_b", &b)].iter().enumerate() {
+        // In bf16 the terms of A's and B's gradients are products of numbers that were rounded twice.
+        let bound = if i >= 2 && bound > 1e-5 { 2.0 * bound } else { bound };
         close_or(name, &run.params[i], &differences(values, &case.d, |at| by(i, at)), bound, 0.1);
     }
 }
