@@ -1,6 +1,13 @@
 //! What can be typed: commands, options, and their help.
 //!
 //! Unaware of what the commands do.
+mod bench;
+
+pub(crate) use bench::{
+    Bench, BenchCheckpointing, BenchGenerate, BenchLoad, BenchMethod, BenchOptions, BenchStates, BenchTokenize,
+    BenchTrain,
+};
+
 use crate::command::completions::{kinds, set_keys, stage_names};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
@@ -308,153 +315,6 @@ pub(crate) struct Logits {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     pub(crate) device: Device,
-}
-
-/// What to measure.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
-    Train(BenchTrain),
-    /// Prefill of a random prompt and greedy decoding after it.
-    Generate(BenchGenerate),
-    /// From the file to the first logit.
-    Load(BenchLoad),
-    /// Rendering and tokenizing a TAT-QA file, label audit included.
-    Tokenize(BenchTokenize),
-}
-
-/// A model, and how the result is shown.
-#[derive(Debug, Args)]
-pub(crate) struct BenchOptions {
-    /// A model's folder, a GGUF file, a config.json, or a shape's name: the last two get random weights.
-    #[arg(long, visible_alias = "shape", value_name = "MODEL")]
-    pub(crate) model: String,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    pub(crate) device: Device,
-    /// Seed of random weights and ids.
-    #[arg(long, default_value_t = 42)]
-    pub(crate) seed: u64,
-    /// Write JSON, with every measurement.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Training steps on random ids: seconds a step, tokens a second, model FLOPs utilisation, time by op, peak memory by
-/// category.
-///
-/// MFU is FLOPs a second over the device's dense bf16 peak. A token costs 4N FLOPs with LoRA and 6N with full
-/// fine-tuning; N is the numbers in the linear modules of all layers and in the head (for labelled tokens only), that is
-/// all parameters but the input embedding, norms and biases. Attention's scores are told apart, LoRA's own A and B and
-/// what checkpointing runs again are not counted.
-///
-/// Time by op comes from two more steps in which the device is waited for around every op: their sum exceeds an ordinary
-/// step's time.
-#[derive(Debug, Args)]
-pub(crate) struct BenchTrain {
-    #[command(flatten)]
-    pub(crate) options: BenchOptions,
-    /// What is trained.
-    #[arg(long, value_enum, default_value_t = BenchMethod::Lora)]
-    pub(crate) method: BenchMethod,
-    /// Rank of LoRA's updates, on all seven linear modules.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub(crate) rank: u32,
-    /// Sequences in a step.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    pub(crate) batch_size: u32,
-    /// Tokens in each sequence.
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
-    pub(crate) sequence_length: u32,
-    /// Share of the tokens that are labelled, at each sequence's end: above 0, up to 1.
-    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
-    pub(crate) labelled: f64,
-    /// What forward keeps for backward.
-    #[arg(long, value_enum, default_value_t = BenchCheckpointing::None)]
-    pub(crate) checkpointing: BenchCheckpointing,
-    /// How AdamW's moments of big weights are stored, for full fine-tuning on a GPU.
-    #[arg(long, value_enum, default_value_t = BenchStates::F32)]
-    pub(crate) optimizer_states: BenchStates,
-    /// The device's dense bf16 peak, for MFU [default: known for common GPUs].
-    #[arg(long, value_name = "TFLOPS")]
-    pub(crate) peak_tflops: Option<f64>,
-    /// Steps measured; the median is shown.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) steps: u32,
-    /// Steps before that.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) warmup: u32,
-}
-
-/// What `bench train` keeps for backward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BenchCheckpointing {
-    /// Every input that backward needs.
-    None,
-    /// All but what is cheap to make again.
-    Selective,
-    /// The inputs of layers only.
-    Full,
-}
-
-/// How `bench train` stores moments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BenchStates {
-    /// f32, with an f32 master of each bf16 weight.
-    F32,
-    /// bf16 where weights are, without masters.
-    Bf16,
-}
-
-/// What `bench train` trains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BenchMethod {
-    /// Low-rank updates of a frozen model.
-    Lora,
-    /// Every weight.
-    Full,
-}
-
-/// How generation is measured.
-#[derive(Debug, Args)]
-pub(crate) struct BenchGenerate {
-    #[command(flatten)]
-    pub(crate) options: BenchOptions,
-    /// Tokens in the prompt.
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) prompt_tokens: u32,
-    /// Tokens decoded.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) new_tokens: u32,
-    /// Prompts measured; the median is shown.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) repeats: u32,
-}
-
-/// How loading is measured.
-#[derive(Debug, Args)]
-pub(crate) struct BenchLoad {
-    #[command(flatten)]
-    pub(crate) options: BenchOptions,
-}
-
-/// How tokenizing is measured.
-#[derive(Debug, Args)]
-pub(crate) struct BenchTokenize {
-    /// A folder with a tokenizer.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
-    /// A TAT-QA file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) data: PathBuf,
-    /// The chat template, as `tokenize` takes it: for folders that have none.
-    #[arg(long, default_value = "model")]
-    pub(crate) chat: String,
-    /// Times; the median is shown.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) repeats: u32,
-    /// Write JSON, with every measurement.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
