@@ -1,8 +1,11 @@
 //! The typed graph of a manifest: stages with resolved parameters, and who needs whom.
 //!
-//! Unaware of text and spans (`manifest` builds it), of keys, and of what is cached.
+//! A stage that a sweep reaches is there once for each of its combinations. Unaware of text and spans (`manifest`
+//! builds it), of keys, and of what is cached.
 use crate::diagnostic::Diagnostic;
+use crate::options::StageOptions;
 use crate::stage::{Source, Stage};
+use crate::sweep::{Setting, Sweep};
 use petgraph::algo::kosaraju_scc;
 use petgraph::graphmap::DiGraphMap;
 use serde_json::Value;
@@ -21,23 +24,31 @@ impl StageId {
     }
 }
 
-/// One stage of a manifest.
+/// One stage of a manifest, or one of its instances in a sweep.
 #[derive(Clone)]
 pub struct Node {
-    /// Its name in the manifest.
+    /// Its name: that in the manifest, and in a sweep what is set: `lora[batch_size=4]`.
     pub name: String,
+    /// Index of its stage in [`Pipeline::bases`].
+    pub base: u32,
+    /// What the sweep sets in it and in all that it needs.
+    pub setting: Setting,
     /// Its kind.
     pub kind: Arc<dyn Stage>,
     /// Its parameters, defaults filled in and paths absolute.
-    pub params: Value,
+    pub params: Arc<Value>,
+    /// Seed of everything random in it.
+    pub seed: u64,
+    /// What it may use and what is kept of it.
+    pub options: Arc<StageOptions>,
     /// The stage connected to each port, in the order of the kind's ports.
     pub inputs: Vec<(String, StageId)>,
     /// Type of the artifact it makes.
     pub output: &'static str,
     /// Files outside the store that it reads.
-    pub sources: Vec<Source>,
+    pub sources: Arc<[Source]>,
     /// Source files that are not there: fatal for a run, remarks for a plan. If any, `sources` is not complete.
-    pub missing: Vec<Diagnostic>,
+    pub missing: Arc<[Diagnostic]>,
 }
 
 impl std::fmt::Debug for Node {
@@ -46,12 +57,31 @@ impl std::fmt::Debug for Node {
     }
 }
 
+impl Node {
+    /// A stage that no sweep reaches, with nothing special about it.
+    pub fn plain(name: String, kind: Arc<dyn Stage>, params: Value, inputs: Vec<(String, StageId)>) -> Self {
+        Self {
+            name,
+            base: 0,
+            setting: Setting::new(),
+            output: kind.output(&params),
+            kind,
+            params: Arc::new(params),
+            seed: 0,
+            options: Arc::default(),
+            inputs,
+            sources: Arc::default(),
+            missing: Arc::default(),
+        }
+    }
+}
+
 /// A manifest whose checks all passed.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
     /// Name of the experiment.
     pub experiment: String,
-    /// Seed of everything random.
+    /// Seed of everything random, where no sweep sets another.
     pub seed: u64,
     /// Numerics class, such as `cpu-f32`.
     pub numerics: String,
@@ -63,8 +93,14 @@ pub struct Pipeline {
     pub text: String,
     /// The `--set` arguments, as given.
     pub overrides: Vec<String>,
-    /// Its stages, in the order of the manifest.
+    /// Its stages, in the order of the manifest; the instances of one stage follow each other.
     pub stages: Vec<Node>,
+    /// Names of the stages in the manifest.
+    pub bases: Vec<String>,
+    /// What is swept; without axes if nothing is.
+    pub sweep: Sweep,
+    /// By stage of the manifest: the axes that can reach it.
+    reach: Vec<BTreeSet<u32>>,
     order: Vec<StageId>,
     dependents: Vec<Vec<StageId>>,
 }
@@ -86,30 +122,47 @@ pub struct Header {
     pub text: String,
     /// See [`Pipeline::overrides`].
     pub overrides: Vec<String>,
+    /// See [`Pipeline::bases`]; empty: every stage is its own.
+    pub bases: Vec<String>,
+    /// See [`Pipeline::sweep`].
+    pub sweep: Sweep,
+    /// By stage of the manifest: the axes that can reach it; empty: none reaches any.
+    pub reach: Vec<BTreeSet<u32>>,
 }
 
 impl Pipeline {
-    /// Orders the stages.
+    /// Orders stages that no sweep reaches.
     ///
     /// # Errors
     /// The cycles among them, each as a closed path: its first stage is its last.
-    pub fn new(header: Header, stages: Vec<Node>) -> Result<Self, Vec<Vec<StageId>>> {
+    pub fn new(header: Header, mut stages: Vec<Node>) -> Result<Self, Vec<Vec<StageId>>> {
+        for (base, node) in stages.iter_mut().enumerate() {
+            node.base = base as u32;
+        }
         let edges: Vec<Vec<StageId>> =
             stages.iter().map(|node| node.inputs.iter().map(|(_, from)| *from).collect()).collect();
         let cycles = cycles(&edges);
         if !cycles.is_empty() {
             return Err(cycles);
         }
-        let mut dependents = vec![BTreeSet::new(); stages.len()];
-        for (to, from) in edges.iter().enumerate() {
-            for id in from {
-                dependents[id.index()].insert(StageId(to as u32));
-            }
-        }
-        let dependents: Vec<Vec<StageId>> = dependents.into_iter().map(|set| set.into_iter().collect()).collect();
+        let dependents = dependents(&stages);
         let order = order(&edges, &dependents);
-        let Header { experiment, seed, numerics, manifest, root, text, overrides } = header;
-        Ok(Self { experiment, seed, numerics, manifest, root, text, overrides, stages, order, dependents })
+        Ok(Self::assemble(header, stages, dependents, order))
+    }
+
+    /// Takes stages whose order is known: each comes after all it needs.
+    pub(crate) fn ordered(header: Header, stages: Vec<Node>, order: Vec<StageId>) -> Self {
+        let dependents = dependents(&stages);
+        Self::assemble(header, stages, dependents, order)
+    }
+
+    fn assemble(header: Header, stages: Vec<Node>, dependents: Vec<Vec<StageId>>, order: Vec<StageId>) -> Self {
+        let Header { experiment, seed, numerics, manifest, root, text, overrides, mut bases, sweep, mut reach } = header;
+        if bases.is_empty() {
+            bases = stages.iter().map(|node| node.name.clone()).collect();
+        }
+        reach.resize(bases.len(), BTreeSet::new());
+        Self { experiment, seed, numerics, manifest, root, text, overrides, stages, bases, sweep, reach, order, dependents }
     }
 
     /// Every stage after all it needs; among those that could come next, the first of the manifest.
@@ -138,9 +191,33 @@ impl Pipeline {
         found
     }
 
-    /// The stage of that name.
+    /// The stage of exactly that name.
     pub fn find(&self, name: &str) -> Option<StageId> {
         self.stages.iter().position(|node| node.name == name).map(|i| StageId(i as u32))
+    }
+
+    /// All instances of the stage of that name in the manifest, or the one instance of exactly that name.
+    pub fn find_all(&self, name: &str) -> Vec<StageId> {
+        match self.bases.iter().position(|base| base == name) {
+            Some(base) => self.ids().filter(|id| self.node(*id).base as usize == base).collect(),
+            None => self.find(name).into_iter().collect(),
+        }
+    }
+
+    /// Name in the manifest of a stage's own.
+    pub fn base(&self, id: StageId) -> &str {
+        &self.bases[self.node(id).base as usize]
+    }
+
+    /// The axes that can reach a stage; where its setting lacks one of them, the manifest's own value stands.
+    pub fn reach(&self, id: StageId) -> &BTreeSet<u32> {
+        &self.reach[self.node(id).base as usize]
+    }
+
+    /// Content-derived name of what the sweep sets in a stage and all it needs; `None` where it sets nothing.
+    pub fn cell(&self, id: StageId) -> Option<String> {
+        let setting = &self.node(id).setting;
+        (!self.reach(id).is_empty()).then(|| self.sweep.id(setting))
     }
 
     /// A stage by its number.
@@ -152,6 +229,21 @@ impl Pipeline {
     pub fn ids(&self) -> impl Iterator<Item = StageId> + use<> {
         (0..self.stages.len() as u32).map(StageId)
     }
+}
+
+fn dependents(stages: &[Node]) -> Vec<Vec<StageId>> {
+    let mut dependents: Vec<Vec<StageId>> = vec![Vec::new(); stages.len()];
+    for (to, node) in stages.iter().enumerate() {
+        let to = StageId(to as u32);
+        for (_, from) in &node.inputs {
+            let list = &mut dependents[from.index()];
+            // Stages come one after the other, so a stage that takes an output twice was the last to be noted.
+            if list.last() != Some(&to) {
+                list.push(to);
+            }
+        }
+    }
+    dependents
 }
 
 /// Kahn's algorithm with an ordered ready set, so that the order depends on the manifest alone.

@@ -15,6 +15,7 @@ pub mod key;
 pub mod lease;
 pub mod manifest;
 pub mod memory;
+pub mod options;
 pub mod param;
 pub mod recording;
 pub mod registry;
@@ -24,6 +25,7 @@ pub mod run;
 pub mod stage;
 pub mod stop;
 pub mod store;
+pub mod sweep;
 pub mod worker;
 
 pub use error::{Failure, FailureClass};

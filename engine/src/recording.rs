@@ -94,7 +94,7 @@ fn resolved(pipeline: &Pipeline) -> Value {
                 node.inputs.iter().map(|(port, from)| (port.clone(), json!(pipeline.node(*from).name))).collect();
             let (kind, version) = (node.kind.kind(), node.kind.version());
             let stage = json!({
-                "kind": kind, "version": version, "inputs": inputs, "params": node.params, "sources": node.sources,
+                "kind": kind, "version": version, "inputs": inputs, "params": *node.params, "sources": *node.sources,
             });
             (node.name.clone(), stage)
         })

@@ -90,7 +90,7 @@ pub(crate) fn keyed(
         node.inputs.iter().zip(outputs).map(|((port, _), output)| (port.clone(), *output)).collect();
     let sources: Vec<(String, Digest)> =
         sources.iter().map(|(source, _, digest)| (source.name.clone(), *digest)).collect();
-    action_key(node, &inputs, &sources, pipeline.seed, &pipeline.numerics)
+    action_key(node, &inputs, &sources, node.seed, &pipeline.numerics)
 }
 
 /// Why a stage has no usable result: a line for each leaf of its key document that changed since it last had one.

@@ -114,6 +114,9 @@ pub(crate) struct Source {
     /// folder `manifests` in it].
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
+    /// A sweep of more than 100,000 cells is meant.
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// Where tensors are computed; each has one class of numerics.

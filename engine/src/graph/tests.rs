@@ -6,14 +6,9 @@ use proptest::prelude::*;
 fn pipeline(edges: &[Vec<u32>]) -> Result<Pipeline, Vec<Vec<StageId>>> {
     let registry = registry();
     let kind = registry.get("pass").unwrap();
-    let node = |(i, from): (usize, &Vec<u32>)| Node {
-        name: format!("s{i}"),
-        kind: Arc::clone(kind),
-        params: Value::Null,
-        inputs: from.iter().enumerate().map(|(port, id)| (format!("p{port}"), StageId(*id))).collect(),
-        output: "thing",
-        sources: Vec::new(),
-        missing: Vec::new(),
+    let node = |(i, from): (usize, &Vec<u32>)| {
+        let inputs = from.iter().enumerate().map(|(port, id)| (format!("p{port}"), StageId(*id))).collect();
+        Node::plain(format!("s{i}"), Arc::clone(kind), Value::Null, inputs)
     };
     Pipeline::new(Header::default(), edges.iter().enumerate().map(node).collect())
 }

@@ -149,7 +149,7 @@ fn a_new_optional_parameter_keeps_old_keys() {
     params.push(added);
     node.kind = Arc::new(Fake { kind: "train-lora", version: 1, params, ports: &[], output: "adapter" });
     assert_eq!(action_key(&node, &BTreeMap::new(), &[], 1, "n"), old);
-    node.params["later"] = json!(3);
+    Arc::make_mut(&mut node.params)["later"] = json!(3);
     assert_ne!(action_key(&node, &BTreeMap::new(), &[], 1, "n"), old);
 }
 

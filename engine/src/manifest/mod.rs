@@ -1,9 +1,12 @@
 //! From the text of a manifest to a checked [`Pipeline`], or to all its problems at once.
 //!
 //! The text is parsed into a tree with spans (`tree`), overrides are put into it (`set`), values are held against
-//! the kinds' declarations (`values`), stages are connected (`stages`). Unaware of keys, caches and terminals.
+//! the kinds' declarations (`values`), stages are connected (`stages`), a sweep is read (`sweep`) and every stage gets
+//! its instances (`expand`). Unaware of keys, caches and terminals.
+mod expand;
 mod set;
 mod stages;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
 mod text;
@@ -15,6 +18,8 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Place, SourceText};
 use crate::graph::{Header, Pipeline};
 use crate::param::{ParamSet, Shape};
 use crate::registry::Registry;
+use crate::sweep::Sweep;
+use expand::Expanded;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +38,12 @@ pub struct LoadOptions {
     pub cwd: PathBuf,
     /// Folder that relative paths in the manifest start from, instead of the project's root.
     pub root: Option<PathBuf>,
+    /// A sweep of any size was meant; else one of more than [`MOST_CELLS`] is a problem.
+    pub any_size: bool,
 }
+
+/// Cells of a sweep beyond which somebody probably made a mistake.
+pub const MOST_CELLS: usize = 100_000;
 
 crate::params! {
     /// The `[experiment]` table.
@@ -83,16 +93,16 @@ pub fn parse(
         set::apply(argument, i + 1, &mut tree, &mut problems);
     }
     let mut checker = Checker { root, cwd: &options.cwd, recovered, problems: Vec::new() };
-    let checked = check(&mut checker, registry, &source, &tree);
+    let checked = check(&mut checker, registry, &source, &tree, options.any_size);
     // What recovery made of a broken line is not what was meant.
     problems
         .extend(checker.problems.into_iter().filter(|p| p.place.source.is_set() || !broken_lines.contains(&p.line)));
     // Missing files alone are for `run` and `plan` to weigh; beside other problems they are told with them.
     if !problems.is_empty() {
-        let nodes = checked.iter().flat_map(|(_, nodes)| nodes);
+        let nodes = checked.iter().flat_map(|checked| &checked.expanded.nodes);
         problems.extend(nodes.flat_map(|node| node.missing.iter().cloned()));
     }
-    let header = |experiment: Experiment| Header {
+    let header = |experiment: Experiment, bases, sweep, reach| Header {
         experiment: experiment.name,
         seed: experiment.seed,
         numerics: experiment.numerics,
@@ -100,12 +110,14 @@ pub fn parse(
         root: root.to_owned(),
         text: source.text.clone(),
         overrides: options.sets.clone(),
+        bases,
+        sweep,
+        reach,
     };
-    if let (true, Some((experiment, nodes))) = (problems.is_empty(), checked) {
+    if let (true, Some(Checked { experiment, bases, sweep, expanded })) = (problems.is_empty(), checked) {
         // Cycles were reported above, so none can be left.
-        if let Ok(pipeline) = Pipeline::new(header(experiment), nodes) {
-            return Ok(pipeline);
-        }
+        let Expanded { nodes, order, reach } = expanded;
+        return Ok(Pipeline::ordered(header(experiment, bases, sweep, reach), nodes, order));
     }
     if problems.is_empty() {
         let whole = Place::new(&source, 0..0);
@@ -113,6 +125,8 @@ pub fn parse(
     }
     let mut problems = Diagnostics(problems);
     problems.sort();
+    // A value may be read twice: by its stage, and by the sweep that sets it.
+    problems.0.dedup();
     Err(problems)
 }
 
@@ -127,21 +141,29 @@ fn shorten(problems: &mut Vec<Diagnostic>) {
     }
 }
 
-type Checked = Option<(Experiment, Vec<crate::graph::Node>)>;
+struct Checked {
+    experiment: Experiment,
+    bases: Vec<String>,
+    sweep: Sweep,
+    expanded: Expanded,
+}
 
-fn check(checker: &mut Checker<'_>, registry: &Registry, source: &Arc<SourceText>, root: &Table) -> Checked {
+fn check(
+    checker: &mut Checker<'_>,
+    registry: &Registry,
+    source: &Arc<SourceText>,
+    root: &Table,
+    any_size: bool,
+) -> Option<Checked> {
     let start = Place::new(source, 0..0);
     for entry in &root.0 {
         let problem = match entry.key.as_str() {
-            "experiment" | "stages" => continue,
+            "experiment" | "stages" | "sweep" => continue,
             // The keys below a broken `[header]` end up here.
             _ if checker.recovered => continue,
-            "sweep" => Diagnostic::error(&entry.key_place, "sweeps are not built yet")
-                .label("this version runs one combination at a time")
-                .hint("take this table away and run once for each value: `--set stage.key=value`".to_owned()),
             other => Diagnostic::error(&entry.key_place, format!("unknown key `{other}`"))
                 .label("not a key of a manifest")
-                .hint(words::suggest(other, "a manifest has", &["experiment", "stages"])),
+                .hint(words::suggest(other, "a manifest has", &["experiment", "stages", "sweep"])),
         };
         checker.complain(problem);
     }
@@ -152,14 +174,22 @@ fn check(checker: &mut Checker<'_>, registry: &Registry, source: &Arc<SourceText
         let place = root.get("stages").map_or(&start, |entry| &entry.key_place);
         checker.complain(Diagnostic::error(place, "this manifest has no stages"));
     }
-    let drafts = stages::read(checker, registry, stages);
-    stages::check_cycles(checker, &drafts);
-    // Recovered text may have lost keys, which the kinds' checks would then ask for.
-    if checker.recovered {
+    let draught = sweep::read(checker, root);
+    let stages = sweep::complete(registry, stages, &draught);
+    let drafts = stages::read(checker, registry, &stages);
+    let cycles = stages::check_cycles(checker, &drafts);
+    let sweep = sweep::check(checker, &draught, &drafts)?;
+    if let (false, Some(problem)) = (any_size, sweep::too_many(&sweep, &draught, MOST_CELLS)) {
+        checker.complain(problem);
         return None;
     }
-    let nodes = stages::finish(checker, drafts);
-    experiment.map(|experiment| (experiment, nodes))
+    // Recovered text may have lost keys, which the kinds' checks would then ask for. Circles have no order.
+    if checker.recovered || cycles {
+        return None;
+    }
+    let expanded = expand::expand(checker, &drafts, &draught, &sweep, experiment.as_ref().map_or(0, |e| e.seed));
+    let bases = drafts.iter().map(|draft| draft.name.to_owned()).collect();
+    experiment.map(|experiment| Checked { experiment, bases, sweep, expanded })
 }
 
 fn experiment(checker: &mut Checker<'_>, registry: &Registry, root: &Table, start: &Place) -> Option<Experiment> {

@@ -26,7 +26,7 @@ pub(super) fn apply(argument: &str, order: usize, root: &mut Table, problems: &m
         return;
     };
     let item = value(argument, at, &source, problems);
-    if first == "experiment" {
+    if first == "experiment" || first == "sweep" {
         root.put(&path, item);
         return;
     }

@@ -1,34 +1,39 @@
-//! The `[stages]` table: kinds, parameters, connections between ports, and the kinds' own checks.
+//! The `[stages]` table: kinds, parameters, options, and connections between ports.
 //!
 //! Unaware of files' contents and of what will run.
 use super::tree::{Entry, Item, Table, Tree};
 use super::values::{Checker, Owner};
 use super::words::{list, suggest};
 use crate::diagnostic::{Diagnostic, Place};
-use crate::graph::{Node, StageId};
+use crate::graph::StageId;
+use crate::options::{Declared, StageOptions};
+use crate::param::ParamSet;
 use crate::registry::Registry;
-use crate::stage::{Port, Problem, Source, Stage};
+use crate::stage::{Port, Stage};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Keys of every stage that are not parameters.
 const RESERVED: &[&str] = &["kind", "inputs"];
 
 /// A stage while it is being checked; what could not be made out is absent.
 pub(super) struct Draft<'a> {
-    name: &'a str,
-    place: &'a Place,
-    table: Option<&'a Table>,
-    kind: Option<Arc<dyn Stage>>,
-    params: Option<Value>,
-    output: Option<&'static str>,
-    inputs: Vec<Link<'a>>,
+    pub(super) name: &'a str,
+    pub(super) place: &'a Place,
+    pub(super) table: Option<&'a Table>,
+    pub(super) kind: Option<Arc<dyn Stage>>,
+    pub(super) params: Option<Arc<Value>>,
+    pub(super) options: Option<Arc<StageOptions>>,
+    pub(super) output: Option<&'static str>,
+    pub(super) inputs: Vec<Link<'a>>,
 }
 
-struct Link<'a> {
+/// An input of a stage and the stage that it comes from.
+pub(super) struct Link<'a> {
+    pub(super) name: &'a str,
     port: Port,
-    from: StageId,
+    pub(super) from: StageId,
     place: &'a Place,
 }
 
@@ -46,8 +51,17 @@ pub(super) fn read<'a>(checker: &mut Checker<'_>, registry: &Registry, stages: &
 
 fn draft<'a>(checker: &mut Checker<'_>, registry: &Registry, entry: &'a Entry) -> Draft<'a> {
     let (name, place) = (entry.key.as_str(), &entry.key_place);
-    let mut draft = Draft { name, place, table: None, kind: None, params: None, output: None, inputs: Vec::new() };
-    let ambiguous = (name == "experiment").then_some("`--set experiment.seed=7` would be ambiguous");
+    let mut draft = Draft {
+        name,
+        place,
+        table: None,
+        kind: None,
+        params: None,
+        options: None,
+        output: None,
+        inputs: Vec::new(),
+    };
+    let ambiguous = ["experiment", "sweep"].contains(&name).then_some("`--set NAME.KEY=VALUE` would be ambiguous");
     if let Some(wrong) = super::bad_name(name, &['-']).or(ambiguous) {
         let message = format!("a stage cannot have the name `{}`: {wrong}", name.escape_debug());
         checker.complain(Diagnostic::error(place, message));
@@ -63,11 +77,36 @@ fn draft<'a>(checker: &mut Checker<'_>, registry: &Registry, entry: &'a Entry) -
     draft.table = Some(table);
     let Some(kind) = kind(checker, registry, name, place, table) else { return draft };
     let label = format!("stage kind `{}`", kind.kind());
-    let owner = Owner { name: &label, place, reserved: RESERVED };
-    draft.params = checker.params(&owner, &kind.params(), table);
+    let reserved = [RESERVED, StageOptions::names().as_slice()].concat();
+    let owner = Owner { name: &label, place, reserved: &reserved };
+    draft.params = checker.params(&owner, &kind.params(), table).map(Arc::new);
+    draft.options = options(checker, table);
     draft.output = draft.params.as_ref().map(|params| kind.output(params));
     draft.kind = Some(kind);
     draft
+}
+
+/// The keys that every stage may have.
+fn options(checker: &mut Checker<'_>, table: &Table) -> Option<Arc<StageOptions>> {
+    let names = StageOptions::names();
+    let written = Table(table.0.iter().filter(|entry| names.contains(&entry.key.as_str())).cloned().collect());
+    if written.0.is_empty() {
+        // Shared: most stages of most manifests have none.
+        static NONE: LazyLock<Arc<StageOptions>> = LazyLock::new(Arc::default);
+        return Some(Arc::clone(&NONE));
+    }
+    let place = &written.0[0].key_place;
+    let owner = Owner { name: "a stage", place, reserved: &[] };
+    let values = checker.params(&owner, &Declared::params(), &written)?;
+    match StageOptions::new(&values) {
+        Ok(options) => Some(Arc::new(options)),
+        Err((key, message)) => {
+            let place = written.get(key).map_or(place, |entry| &entry.item.place);
+            let problem = Diagnostic::error(place, message);
+            checker.complain(problem.hint("write a number and a unit, such as `\"40 GiB\"`".to_owned()));
+            None
+        }
+    }
 }
 
 fn kind(
@@ -127,7 +166,7 @@ fn connect<'a>(
                     continue;
                 };
                 match source_of(checker, draft.name, port, &entry.item, ids) {
-                    Some(from) => links.push(Link { port: *port, from, place: &entry.item.place }),
+                    Some(from) => links.push(Link { name: port.name, port: *port, from, place: &entry.item.place }),
                     None => readable = false,
                 }
             }
@@ -216,10 +255,11 @@ fn check_type(checker: &mut Checker<'_>, kind: &dyn Stage, link: &Link<'_>, from
     checker.complain(Diagnostic::error(link.place, message).label(format!("this is `{output}`")).hint(hint));
 }
 
-/// Reports every circle as a closed path in the direction of the data.
-pub(super) fn check_cycles(checker: &mut Checker<'_>, drafts: &[Draft<'_>]) {
+/// Reports every circle as a closed path in the direction of the data; says whether there is one.
+pub(super) fn check_cycles(checker: &mut Checker<'_>, drafts: &[Draft<'_>]) -> bool {
     let edges: Vec<Vec<StageId>> = drafts.iter().map(|d| d.inputs.iter().map(|link| link.from).collect()).collect();
-    for path in crate::graph::cycles(&edges) {
+    let cycles = crate::graph::cycles(&edges);
+    for path in &cycles {
         let names: Vec<&str> = path.iter().map(|id| drafts[id.index()].name).collect();
         let [.., before, last] = path.as_slice() else { continue };
         let into = drafts[last.index()].inputs.iter().find(|link| link.from == *before);
@@ -227,43 +267,5 @@ pub(super) fn check_cycles(checker: &mut Checker<'_>, drafts: &[Draft<'_>]) {
         let problem = Diagnostic::error(place, format!("these stages need each other: {}", names.join(" -> ")));
         checker.complain(problem.label("this closes the circle").hint("take one of these inputs away".to_owned()));
     }
-}
-
-/// The kinds' own checks and the source files. A stage with other problems is left alone: its checks would repeat them.
-pub(super) fn finish(checker: &mut Checker<'_>, drafts: Vec<Draft<'_>>) -> Vec<Node> {
-    let mut nodes = Vec::new();
-    for draft in drafts {
-        let Draft { name, place, table: Some(table), kind: Some(kind), params: Some(params), output, inputs } = draft
-        else {
-            continue;
-        };
-        let connected: Vec<&str> = inputs.iter().map(|link| link.port.name).collect();
-        let mut found = kind.check(&params, &connected);
-        let mut sources: Vec<Source> = Vec::new();
-        if found.is_empty() {
-            match kind.sources(&params) {
-                Ok(all) => sources = all,
-                Err(problems) => found = problems,
-            }
-        }
-        let (missing, wrong): (Vec<_>, Vec<_>) = found.iter().partition(|problem| problem.missing_file);
-        wrong.into_iter().for_each(|problem| checker.complain(locate(problem, place, table)));
-        let missing = missing.into_iter().map(|problem| locate(problem, place, table)).collect();
-        let inputs = inputs.iter().map(|link| (link.port.name.to_owned(), link.from)).collect();
-        let (name, output) = (name.to_owned(), output.unwrap_or_default());
-        nodes.push(Node { name, kind, params, inputs, output, sources, missing });
-    }
-    nodes
-}
-
-/// A kind's problem at the value it names, or as near as the text comes.
-fn locate(problem: &Problem, stage: &Place, table: &Table) -> Diagnostic {
-    let (mut place, mut level) = (stage, Some(table));
-    for (i, key) in problem.at.iter().enumerate() {
-        let Some(entry) = level.and_then(|table| table.get(key)) else { break };
-        let last = i + 1 == problem.at.len();
-        place = if last { &entry.item.place } else { &entry.key_place };
-        level = entry.item.table();
-    }
-    Diagnostic::error(place, problem.message.clone()).hint(problem.hint.clone())
+    !cycles.is_empty()
 }

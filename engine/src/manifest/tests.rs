@@ -2,6 +2,7 @@
 #[expect(unreachable_pub, reason = "the macros make what they declare public")]
 pub(crate) mod fake;
 mod hostile;
+mod sweep;
 
 use super::*;
 use crate::graph::StageId;
@@ -17,7 +18,7 @@ fn a_good_manifest_becomes_a_graph() {
     assert_eq!(names, ["base", "data", "tokens", "lora"]);
     let lora = pipeline.node(pipeline.find("lora").unwrap());
     assert_eq!(
-        lora.params,
+        *lora.params,
         json!({"rank": 8, "rate": 1.0, "modules": ["q_proj", "v_proj"], "schedule": "linear", "max_steps": null})
     );
     assert_eq!(lora.inputs, [("model".to_owned(), StageId(0)), ("tokens".to_owned(), StageId(2))]);
@@ -77,12 +78,11 @@ rank = 1
     m.toml:16:12: error: stage kind `tokenize` has no input `modle` (did you mean `model`?)
     m.toml:16:38: error: there is no stage `base2` (did you mean `base`?)
     m.toml:20:1: error: stage `lora` needs input `model`: input `model` is not connected (it takes `model` (what it works on), which no stage here makes)
-    m.toml:21:1: error: unknown key `rnak`: not a key of stage kind `train-lora` (did you mean `rank`?)
+    m.toml:21:1: error: unknown key `rnak`: not a key of stage kind `train-lora` (keys not yet used: `schedule`, `timeout`, `memory_limit`, `gpus`, `threads`, `keep`)
     m.toml:22:8: error: `rate` cannot be text: expected a number from 0 to 10 (leave out the quotes)
     m.toml:23:11: error: `modules` cannot be text: expected a list, each item text (a list of one is written `["q_proj"]`)
     m.toml:24:13: error: `max_steps` is out of range: expected an integer from 1 to 1000000 (steps)
     m.toml:26:9: error: stage `odd` has no `kind`: `kind` is missing (add `kind = "..."`, one of `load`, `tokenize`, `train-lora`, `pass`)
-    m.toml:29:2: error: sweeps are not built yet: this version runs one combination at a time (take this table away and run once for each value: `--set stage.key=value`)
     "#);
 }
 
@@ -209,7 +209,7 @@ fn empty_and_sparse_manifests() {
     m.toml:3:8: error: an experiment cannot have the name `../x`: use letters, digits, `_` and, but not at first, `-`
     ");
     assert_snapshot!(problems("[experiment]\nname = 'x'\n[stages]\nexperiment = { kind = 'pass' }\n\"a b\" = 1\n", &[]), @r"
-    m.toml:4:1: error: a stage cannot have the name `experiment`: `--set experiment.seed=7` would be ambiguous
+    m.toml:4:1: error: a stage cannot have the name `experiment`: `--set NAME.KEY=VALUE` would be ambiguous
     m.toml:4:1: error: stage `experiment` needs input `in`: input `in` is not connected (it takes `thing` (what it works on), which no stage here makes)
     m.toml:5:1: error: a stage cannot have the name `a b`: use letters, digits, `_` and, but not at first, `-`
     m.toml:5:9: error: stage `a b` cannot be an integer (write a table `[stages.a b]` with a `kind`)

@@ -26,7 +26,7 @@ pub(super) struct Owner<'a> {
     /// Where a missing key is reported.
     pub(super) place: &'a Place,
     /// Keys that are read elsewhere.
-    pub(super) reserved: &'a [&'static str],
+    pub(super) reserved: &'a [&'a str],
 }
 
 impl Checker<'_> {
@@ -107,7 +107,7 @@ impl Checker<'_> {
     }
 
     /// One value; `None` if something was wrong, which was then reported.
-    fn value(&mut self, name: &str, unit: &str, shape: &Shape, item: &Item) -> Option<Value> {
+    pub(super) fn value(&mut self, name: &str, unit: &str, shape: &Shape, item: &Item) -> Option<Value> {
         match (shape, &item.tree) {
             (_, Tree::Broken) => None,
             (Shape::Bool, Tree::Bool(value)) => Some(Value::Bool(*value)),

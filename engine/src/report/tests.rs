@@ -42,14 +42,9 @@ impl Stage for Kind {
 
 /// The model that LoRA and FFT start from, and all three answering.
 fn pipeline() -> Pipeline {
-    let node = |name: &str, kind: &'static str, inputs: &[u32], params: Value| Node {
-        name: name.to_owned(),
-        kind: Arc::new(Kind(kind)),
-        params,
-        inputs: inputs.iter().enumerate().map(|(i, from)| (format!("p{i}"), StageId(*from))).collect(),
-        output: "any",
-        sources: Vec::new(),
-        missing: Vec::new(),
+    let node = |name: &str, kind: &'static str, inputs: &[u32], params: Value| {
+        let inputs = inputs.iter().enumerate().map(|(i, from)| (format!("p{i}"), StageId(*from))).collect();
+        Node::plain(name.to_owned(), Arc::new(Kind(kind)), params, inputs)
     };
     let stages = vec![
         node("base", "load", &[], json!({})),

@@ -13,6 +13,7 @@ use crate::recording::Recording;
 use crate::store::Store;
 use crate::worker::{Job, Live, Setting, execute, stamped, supervise};
 use crate::{Failure, Source, StageInput};
+use serde_json::Value;
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -147,7 +148,7 @@ impl Tasks<'_> {
             kind: node.kind.kind().to_owned(),
             version: node.kind.version(),
             artifact: node.output.to_owned(),
-            params: node.params.clone(),
+            params: Value::clone(&node.params),
             seed: pending.seed,
             numerics: pending.numerics,
             inputs: inputs.into_iter().collect(),

@@ -151,15 +151,9 @@ pub(crate) fn pipeline(dir: &Path, specs: &[Spec<'_>]) -> Pipeline {
         let file = act.strip_prefix("file:").map(|file| dir.join(file));
         let params = json!({"text": text, "act": act, "log": dir.join("log"), "file": file});
         let from = |name: &&str| StageId(specs.iter().position(|spec| spec.0 == *name).unwrap() as u32);
-        Node {
-            name: (*name).to_owned(),
-            kind: Arc::clone(kind),
-            sources: kind.sources(&params).unwrap(),
-            output: kind.output(&params),
-            inputs: inputs.iter().zip(PORTS).map(|(name, port)| (port.name.to_owned(), from(name))).collect(),
-            missing: Vec::new(),
-            params,
-        }
+        let sources = kind.sources(&params).unwrap().into();
+        let inputs = inputs.iter().zip(PORTS).map(|(name, port)| (port.name.to_owned(), from(name))).collect();
+        Node { sources, seed: 1, ..Node::plain((*name).to_owned(), Arc::clone(kind), params, inputs) }
     };
     let header = Header {
         experiment: "test".to_owned(),
@@ -169,6 +163,7 @@ pub(crate) fn pipeline(dir: &Path, specs: &[Spec<'_>]) -> Pipeline {
         root: dir.to_owned(),
         text: "# a test\n".to_owned(),
         overrides: vec!["a.text=1".to_owned()],
+        ..Header::default()
     };
     Pipeline::new(header, specs.iter().map(node).collect()).unwrap()
 }

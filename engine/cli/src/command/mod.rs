@@ -121,7 +121,7 @@ pub(crate) fn pipeline(source: &Source, context: &Context) -> Result<Pipeline, E
     if let Some(device) = source.device {
         sets.push(format!("experiment.numerics={}", numerics(device, context)?));
     }
-    let options = LoadOptions { sets, cwd, root: source.root.clone() };
+    let options = LoadOptions { sets, cwd, root: source.root.clone(), any_size: source.yes };
     Ok(load(&context.registry, &source.manifest, &options)?)
 }
 

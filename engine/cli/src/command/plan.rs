@@ -36,7 +36,7 @@ pub(super) fn run(args: &Plan, context: &Context) -> Result<Exit, Error> {
         return Ok(Exit::Ok);
     }
     let color = output::colored(context.color, &std::io::stderr());
-    for missing in pipeline.stages.iter().flat_map(|node| &node.missing) {
+    for missing in pipeline.stages.iter().flat_map(|node| node.missing.iter()) {
         output::say(&render::problem::diagnostic(&missing.clone().warning(), color));
     }
     output::print(&text(&pipeline, &states))?;
@@ -121,7 +121,7 @@ fn as_json(pipeline: &Pipeline, found: &[Resolved], states: &[State]) -> Value {
             "why": details,
             "key": resolved.keyed.as_ref().map(|keyed| keyed.key),
             "output": resolved.record().map(|record| record.output),
-            "problems": node.missing,
+            "problems": *node.missing,
         })
     };
     json!({ "experiment": pipeline.experiment, "stages": pipeline.order().iter().map(stage).collect::<Vec<_>>() })

@@ -173,7 +173,7 @@ rate = 1
 /// A text as the manifest `m.toml` of a project in `/nowhere`, with overrides typed in `/here`.
 pub(crate) fn load_text(text: &str, sets: &[&str]) -> Result<Pipeline, Diagnostics> {
     let sets = sets.iter().map(|set| (*set).to_owned()).collect();
-    let options = LoadOptions { sets, cwd: PathBuf::from("/here"), root: None };
+    let options = LoadOptions { sets, cwd: PathBuf::from("/here"), ..LoadOptions::default() };
     parse(&registry(), text.to_owned(), Path::new("m.toml"), Path::new("/nowhere"), &options)
 }
 

@@ -47,7 +47,7 @@ impl Board<'_> {
                 Some(miss) => reasons(&self.node(id).name, &keyed, &miss, &self.latest, &self.store),
             }
         };
-        let (seed, numerics) = (self.pipeline.seed, self.pipeline.numerics.clone());
+        let (seed, numerics) = (self.node(id).seed, self.pipeline.numerics.clone());
         self.leaders.insert(key, id);
         self.wanted.insert(id);
         let pending = Pending { keyed, sources, seed, numerics, reasons };
