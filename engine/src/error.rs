@@ -26,6 +26,30 @@ pub enum FailureClass {
     Bug,
 }
 
+impl FailureClass {
+    /// As reports and options spell it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Oom => "oom",
+            Self::Nan => "nan",
+            Self::Timeout => "timeout",
+            Self::Signal => "signal",
+            Self::User => "user",
+            Self::Interrupted => "interrupted",
+            Self::Bug => "bug",
+        }
+    }
+
+    /// What to do about a failure of this class that stands from an earlier run.
+    pub(crate) fn retry_hint(self, stage: &str) -> String {
+        match self {
+            Self::Oom => format!("change a parameter or its memory_limit, or try again with --retry oom or --force {stage}"),
+            Self::Timeout => format!("raise its timeout, or try again with --retry timeout or --force {stage}"),
+            _ => format!("change a parameter, or try again with --retry nan or --force {stage}"),
+        }
+    }
+}
+
 impl fmt::Display for FailureClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -50,12 +74,15 @@ pub struct Failure {
     /// What to do next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Nobody tried: it follows from another failure.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inferred: bool,
 }
 
 impl Failure {
     /// A failure of any class.
     pub fn new(class: FailureClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), hint: None }
+        Self { class, message: message.into(), hint: None, inferred: false }
     }
 
     /// The input is at fault.
@@ -66,6 +93,13 @@ impl Failure {
     /// The program is at fault: something that its own checks should have made impossible.
     pub fn bug(message: impl Into<String>) -> Self {
         Self::new(FailureClass::Bug, message)
+    }
+
+    /// Running out of memory, taken for granted because it happened to a smaller one.
+    pub(crate) fn inferred_oom(smaller: &str, parameter: &str) -> Self {
+        let message = format!("not tried: `{smaller}` ran out of memory, and `assume_monotone` takes `{parameter}` to need more");
+        let hint = Some("take `assume_monotone` out of the manifest to try it".to_owned());
+        Self { hint, inferred: true, ..Self::new(FailureClass::Oom, message) }
     }
 
     /// Adds what to do next.

@@ -107,6 +107,12 @@ pub enum Event {
         failure: Failure,
         /// Seconds until then.
         seconds: f64,
+        /// Largest resident memory that is not a mapped file, MiB, as far as it is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peak_mib: Option<f64>,
+        /// Last training step that was reported.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last_step: Option<u64>,
     },
     /// The stage was not tried because one it needs failed.
     StageSkipped {

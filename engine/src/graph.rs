@@ -204,6 +204,16 @@ impl Pipeline {
         }
     }
 
+    /// Whether `smaller` differs from `id` in nothing but a smaller value along an axis.
+    pub fn is_smaller(&self, smaller: StageId, id: StageId, axis: u32) -> bool {
+        let (small, large) = (self.node(smaller), self.node(id));
+        let value = |node: &Node| node.setting.iter().find(|(at, _)| *at == axis).map(|(_, value)| *value);
+        let (Some(a), Some(b)) = (value(small), value(large)) else { return false };
+        let number = |value: u32| self.sweep.axes[axis as usize].values[value as usize].as_f64();
+        let others = |node: &Node| node.setting.iter().copied().filter(|(at, _)| *at != axis).collect::<Setting>();
+        small.base == large.base && number(a) < number(b) && others(small) == others(large)
+    }
+
     /// Name in the manifest of a stage's own.
     pub fn base(&self, id: StageId) -> &str {
         &self.bases[self.node(id).base as usize]

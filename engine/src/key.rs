@@ -110,30 +110,38 @@ pub struct Keyed {
 /// and content digests of the files that it reads, in the order of [`Stage::sources`](crate::Stage::sources).
 pub fn action_key(
     node: &Node,
-    inputs: &BTreeMap<String, Digest>,
-    sources: &[(String, Digest)],
-    seed: u64,
+    inputs: &BTreeMap<&str, Digest>,
+    sources: &[(&str, Digest)],
     numerics: &str,
 ) -> Keyed {
-    let fields = Fields { node, inputs, sources, seed, numerics };
-    let (mut hash, mut document) = (HashSink::new(), DocumentSink::default());
-    walk(&fields, &mut hash);
-    walk(&fields, &mut document);
-    Keyed { key: hash.finish(), document: document.finish() }
+    let mut document = DocumentSink::default();
+    walk(&Fields { node, inputs, sources, numerics }, &mut document);
+    Keyed { key: action_digest(node, inputs, sources, numerics), document: document.finish() }
+}
+
+/// [`action_key`] without the document, for when there is nothing to explain.
+pub(crate) fn action_digest(
+    node: &Node,
+    inputs: &BTreeMap<&str, Digest>,
+    sources: &[(&str, Digest)],
+    numerics: &str,
+) -> Digest {
+    let mut hash = HashSink::new();
+    walk(&Fields { node, inputs, sources, numerics }, &mut hash);
+    hash.finish()
 }
 
 /// The reasons for which a stage runs again.
 struct Fields<'a> {
     node: &'a Node,
-    inputs: &'a BTreeMap<String, Digest>,
-    sources: &'a [(String, Digest)],
-    seed: u64,
+    inputs: &'a BTreeMap<&'a str, Digest>,
+    sources: &'a [(&'a str, Digest)],
     numerics: &'a str,
 }
 
 /// Says every field of a key, in a fixed order, to a sink.
 fn walk(fields: &Fields<'_>, sink: &mut dyn Sink) {
-    let Fields { node, inputs, sources, seed, numerics } = fields;
+    let Fields { node, inputs, sources, numerics } = fields;
     sink.map(8);
     // How the rest is encoded.
     sink.field("schema");
@@ -146,7 +154,7 @@ fn walk(fields: &Fields<'_>, sink: &mut dyn Sink) {
     sink.int(i128::from(node.kind.version()));
     // from which seed,
     sink.field("seed");
-    sink.int(i128::from(*seed));
+    sink.int(i128::from(node.seed));
     // with which arithmetic,
     sink.field("numerics");
     sink.text(numerics);

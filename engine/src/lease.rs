@@ -1,12 +1,19 @@
-//! Leases: locks of the operating system on files in the store, so that a key is worked on once on this host, and no
-//! more stages run at once than it has cores, however many drivers there are.
+//! Leases: locks of the operating system on files, so that a key is worked on once on this host and a file is not
+//! removed while somebody reads it, however many drivers there are. Cores and GPUs are leased in `slots`.
 //!
 //! The system frees a lock when the last process that holds the file open is gone, killed or not: there is nothing to
 //! unlock by hand. Unaware of what is done under a lease.
 use crate::Failure;
 use crate::key::Digest;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::path::PathBuf;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 /// Time between two looks at a lease that somebody else holds: far below any stage worth a lease, far above the cost
@@ -23,10 +30,39 @@ pub fn cores() -> usize {
 pub struct Lease(File);
 
 impl Lease {
-    /// As the standard input of a child process, which from then on keeps the lease.
-    pub fn into_stdio(self) -> std::process::Stdio {
-        std::process::Stdio::from(self.0)
+    /// A lock on a file that excludes every other, unless somebody has one.
+    pub(crate) fn try_exclusive(path: &Path, file: File) -> Result<Option<Self>, Failure> {
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(no_locks(path, &e)),
+        }
     }
+
+    /// Leases as the standard input of a child process, which from then on keeps them, whether or not it knows of them,
+    /// until it ends or closes its standard input.
+    ///
+    /// They lie in the queue of a socket whose reading end the child gets. Nothing is inherited by any other child, as
+    /// would be the case with descriptors that outlive `exec`.
+    ///
+    /// # Errors
+    /// The system has no socket or descriptor to spare.
+    pub fn into_stdio(leases: Vec<Self>) -> std::io::Result<Stdio> {
+        let (theirs, ours) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        for lease in leases {
+            let files = [lease.0.as_fd()];
+            let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut message = SendAncillaryBuffer::new(&mut room);
+            message.push(SendAncillaryMessage::ScmRights(&files));
+            sendmsg(&ours, &[IoSlice::new(b"L")], &mut message, SendFlags::NOSIGNAL)?;
+        }
+        Ok(Stdio::from(theirs))
+    }
+}
+
+fn no_locks(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::io("lock", path, error)
+        .hint("the outputs folder must be on a file system with locks; choose another with --outputs DIR")
 }
 
 /// The leases of a store.
@@ -56,22 +92,30 @@ impl Leases {
         wait(stop, || self.try_key(key))
     }
 
-    /// One of the host's slots for work, waiting for it; `None` if told to stop meanwhile.
+    /// A share in an artifact: as long as somebody has one, nobody removes its files. Waits while they are removed.
     ///
     /// # Errors
     /// As [`Leases::try_key`].
-    pub fn wait_slot(&self, slots: usize, stop: &dyn Fn() -> bool) -> Result<Option<Lease>, Failure> {
-        wait(stop, || {
-            for slot in 0..slots.max(1) {
-                if let Some(lease) = self.attempt(&format!("cpu-{slot}.lock"))? {
-                    return Ok(Some(lease));
-                }
-            }
-            Ok(None)
-        })
+    pub fn share_tree(&self, output: &Digest) -> Result<Lease, Failure> {
+        let (path, file) = self.open(&format!("tree-{output}.lock"))?;
+        file.lock_shared().map_err(|e| no_locks(&path, &e))?;
+        Ok(Lease(file))
+    }
+
+    /// An artifact for oneself, to remove its files, unless somebody has a share in it.
+    ///
+    /// # Errors
+    /// As [`Leases::try_key`].
+    pub fn try_tree(&self, output: &Digest) -> Result<Option<Lease>, Failure> {
+        self.attempt(&format!("tree-{output}.lock"))
     }
 
     fn attempt(&self, name: &str) -> Result<Option<Lease>, Failure> {
+        let (path, file) = self.open(name)?;
+        Lease::try_exclusive(&path, file)
+    }
+
+    fn open(&self, name: &str) -> Result<(PathBuf, File), Failure> {
         let path = self.folder.join(name);
         // Lock files stay: to remove one is to race with whoever has just opened it.
         let file = OpenOptions::new()
@@ -80,12 +124,7 @@ impl Leases {
             .write(true)
             .open(&path)
             .map_err(|e| Failure::io("open", &path, &e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Lease(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(Failure::io("lock", &path, &e)
-                .hint("the outputs folder must be on a file system with locks; choose another with --outputs DIR")),
-        }
+        Ok((path, file))
     }
 }
 
@@ -119,23 +158,25 @@ mod tests {
         assert!(leases.wait_key(&key, &|| true).unwrap().is_none());
 
         let mut command = std::process::Command::new("sleep");
-        let mut child = command.arg("60").stdin(lease.into_stdio()).spawn().unwrap();
+        let other = leases.try_key(&Digest::of(b"second")).unwrap().unwrap();
+        let mut child = command.arg("60").stdin(Lease::into_stdio(vec![lease, other]).unwrap()).spawn().unwrap();
         drop(command);
         assert!(leases.try_key(&key).unwrap().is_none(), "the child holds it");
+        assert!(leases.try_key(&Digest::of(b"second")).unwrap().is_none(), "the child holds both");
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(leases.wait_key(&key, &|| false).unwrap().is_some());
     }
 
     #[test]
-    fn there_are_as_many_slots_as_asked_for() {
+    fn an_artifact_is_shared_by_readers_and_removed_by_one() {
         let dir = tempfile::tempdir().unwrap();
         let leases = Leases::new(dir.path().to_owned());
-        let first = leases.wait_slot(2, &|| false).unwrap().unwrap();
-        let _second = leases.wait_slot(2, &|| false).unwrap().unwrap();
-        assert!(leases.wait_slot(2, &|| true).unwrap().is_none());
-        drop(first);
-        assert!(leases.wait_slot(2, &|| true).unwrap().is_some());
+        let tree = Digest::of(b"tree");
+        let (first, second) = (leases.share_tree(&tree).unwrap(), leases.share_tree(&tree).unwrap());
+        assert!(leases.try_tree(&tree).unwrap().is_none());
+        drop((first, second));
+        assert!(leases.try_tree(&tree).unwrap().is_some());
     }
 
     #[test]

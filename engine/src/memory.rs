@@ -35,6 +35,11 @@ pub(crate) fn oom_kills() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
 }
 
+/// Resident memory of another process that is not a mapped file, KiB; `None` once it is gone.
+pub(crate) fn resident_kib(pid: u32) -> Option<u64> {
+    field(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "RssAnon:")
+}
+
 fn sample() -> Option<u64> {
     let kib = field(&std::fs::read_to_string("/proc/self/status").ok()?, "RssAnon:")?;
     PEAK.fetch_max(kib, Ordering::Relaxed);

@@ -47,6 +47,20 @@ pub struct StageOptions {
     pub keep: Keep,
 }
 
+#[expect(clippy::derivable_impls, reason = "the macro writes the enum")]
+impl Default for Keep {
+    fn default() -> Self {
+        Self::All
+    }
+}
+
+impl Keep {
+    /// Everything stays.
+    pub fn is_all(&self) -> bool {
+        *self == Self::All
+    }
+}
+
 impl Default for StageOptions {
     fn default() -> Self {
         Self { timeout: None, memory_limit_mib: None, gpus: None, threads: None, keep: Keep::All }

@@ -3,17 +3,21 @@
 //!
 //! Unaware of terminals, Markdown and HTML; `engine/cli` draws it.
 mod columns;
+pub mod query;
 #[cfg(test)]
 mod tests;
 
 pub use columns::{COLUMNS, Column, Format, From};
 
+use crate::Failure;
 use crate::graph::{Pipeline, StageId};
 use crate::key::Digest;
 use crate::resolve::{Resolved, Status};
-use crate::run::{Outcome, StageResult};
+use crate::run::{Outcome, StageResult, Took};
 use crate::store::{Miss, Record};
+use crate::sweep::Axis;
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -29,8 +33,8 @@ pub enum StageState {
     Waiting,
     /// Its result is damaged, or a file that it reads cannot be read.
     Broken(String),
-    /// It failed: its class and message.
-    Failed(String),
+    /// It failed.
+    Failed(Failure),
     /// It was stopped.
     Interrupted,
     /// It was not tried because this stage failed.
@@ -43,10 +47,22 @@ impl std::fmt::Display for StageState {
             Self::Done => f.write_str("done"),
             Self::Missing => f.write_str("not run"),
             Self::Waiting => f.write_str("waiting"),
-            Self::Broken(why) => write!(f, "broken: {why}"),
-            Self::Failed(why) => write!(f, "failed, {why}"),
+            Self::Broken(_) => f.write_str("broken"),
+            Self::Failed(failure) if failure.inferred => write!(f, "{} (inferred)", failure.class.word()),
+            Self::Failed(failure) => f.write_str(failure.class.word()),
             Self::Interrupted => f.write_str("interrupted"),
             Self::Skipped(because) => write!(f, "skipped, {because} failed"),
+        }
+    }
+}
+
+impl StageState {
+    /// What is behind the word, if there is more to say.
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Self::Broken(why) => Some(why),
+            Self::Failed(failure) => Some(&failure.message),
+            _ => None,
         }
     }
 }
@@ -60,19 +76,23 @@ pub struct Known {
     pub key: Option<Digest>,
     /// Its result.
     pub record: Option<Arc<Record>>,
-    /// Seconds and MiB of an execution that failed.
-    pub lost: (Option<f64>, Option<f64>),
+    /// What an execution that failed took.
+    pub lost: Option<Took>,
 }
 
 impl std::convert::From<&Resolved> for Known {
     fn from(resolved: &Resolved) -> Self {
         let (state, lost) = match &resolved.status {
-            Status::Cached(_) => (StageState::Done, (None, None)),
-            Status::Missing(Miss::Absent) => (StageState::Missing, (None, None)),
-            Status::Missing(Miss::Damaged(why)) => (StageState::Broken(why.clone()), (None, None)),
-            Status::Failed(row) => (failed(&row.failure), (Some(row.seconds), row.peak_mib)),
-            Status::Unknown => (StageState::Waiting, (None, None)),
-            Status::Unreadable(failure) => (StageState::Broken(failure.message.clone()), (None, None)),
+            Status::Cached(_) | Status::Dropped(_) => (StageState::Done, None),
+            Status::Missing(Miss::Absent | Miss::Dropped(_)) => (StageState::Missing, None),
+            Status::Missing(Miss::Damaged(why)) => (StageState::Broken(why.clone()), None),
+            Status::Failed(row, _) => {
+                let took = Took { seconds: row.seconds, peak_mib: row.peak_mib, last_step: row.last_step };
+                (StageState::Failed(row.failure.clone()), Some(took))
+            }
+            Status::Inferred(failure) => (StageState::Failed(failure.clone()), None),
+            Status::Unknown => (StageState::Waiting, None),
+            Status::Unreadable(failure) => (StageState::Broken(failure.message.clone()), None),
         };
         let key = resolved.keyed.as_ref().map(|keyed| keyed.key);
         Self { state, key, record: resolved.record().cloned(), lost }
@@ -81,19 +101,15 @@ impl std::convert::From<&Resolved> for Known {
 
 impl std::convert::From<&StageResult> for Known {
     fn from(result: &StageResult) -> Self {
-        let state = match &result.outcome {
-            Outcome::Executed | Outcome::Cached => StageState::Done,
-            Outcome::Failed(failure) => failed(failure),
-            Outcome::Interrupted => StageState::Interrupted,
-            Outcome::Skipped { because } => StageState::Skipped(because.clone()),
-            Outcome::NotStarted => StageState::Missing,
+        let (state, lost) = match &result.outcome {
+            Outcome::Executed | Outcome::Cached => (StageState::Done, None),
+            Outcome::Failed(failure, took) => (StageState::Failed(failure.clone()), Some(*took)),
+            Outcome::Interrupted => (StageState::Interrupted, None),
+            Outcome::Skipped { because } => (StageState::Skipped(because.clone()), None),
+            Outcome::NotStarted => (StageState::Missing, None),
         };
-        Self { state, key: result.key, record: result.record.clone(), lost: (None, None) }
+        Self { state, key: result.key, record: result.record.clone(), lost }
     }
-}
-
-fn failed(failure: &crate::Failure) -> StageState {
-    StageState::Failed(format!("{}: {}", failure.class, failure.message))
 }
 
 /// Two tables.
@@ -101,6 +117,8 @@ fn failed(failure: &crate::Failure) -> StageState {
 pub struct Report {
     /// Name of the experiment.
     pub experiment: String,
+    /// What is swept: columns of `results`, as short as they are clear.
+    pub axes: Vec<String>,
     /// The columns of `results` that have a value in some row.
     pub columns: Vec<&'static Column>,
     /// A row for each result that no other stage takes, and for each that is still to come.
@@ -112,15 +130,21 @@ pub struct Report {
 /// A result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ResultRow {
-    /// What to call it: the stage's parameter `label`, or its name.
+    /// What to call it: the stage's parameter `label`, or its name in the manifest.
     pub label: String,
     /// The stage.
     pub stage: String,
+    /// Name of the cell, in a sweep.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cell: Option<String>,
+    /// The swept parameters that reach it, by the names in [`Report::axes`]. One that an ablation left alone is absent.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub setting: BTreeMap<String, Value>,
     /// The stage that trained what is measured here, if any did.
     pub trained_by: Option<String>,
     /// Values by name of column.
     pub values: BTreeMap<&'static str, f64>,
-    /// How the stage stands.
+    /// How the stage stands; of one that was not tried, the stage that failed.
     pub status: StageState,
 }
 
@@ -137,6 +161,9 @@ pub struct StageRow {
     pub seconds: Option<f64>,
     /// Largest resident memory that is not a mapped file, MiB.
     pub peak_mib: Option<f64>,
+    /// Last training step of an execution that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_step: Option<u64>,
     /// Action key.
     pub key: Option<Digest>,
     /// Digest of the output.
@@ -147,14 +174,25 @@ pub struct StageRow {
 
 /// Makes the report; `known` is in the order of [`Pipeline::stages`].
 pub fn report(pipeline: &Pipeline, known: &[Known]) -> Report {
-    let results: Vec<ResultRow> = pipeline.ids().filter_map(|id| result_row(pipeline, known, id)).collect();
+    let axes = axes(pipeline);
+    let results: Vec<ResultRow> = pipeline.ids().filter_map(|id| result_row(pipeline, known, &axes, id)).collect();
     let used = |column: &&'static Column| results.iter().any(|row| row.values.contains_key(column.name));
     let columns = COLUMNS.iter().filter(used).collect();
     let stages = pipeline.ids().map(|id| stage_row(pipeline, known, id)).collect();
-    Report { experiment: pipeline.experiment.clone(), columns, results, stages }
+    Report { experiment: pipeline.experiment.clone(), axes, columns, results, stages }
 }
 
-fn result_row(pipeline: &Pipeline, known: &[Known], id: StageId) -> Option<ResultRow> {
+/// `batch_size`, or `lora.batch_size` where several stages have a swept one.
+fn axes(pipeline: &Pipeline) -> Vec<String> {
+    let axes = &pipeline.sweep.axes;
+    let name = |axis: &Axis| {
+        let alike = axes.iter().filter(|other| other.parameter() == axis.parameter()).count();
+        if alike == 1 { axis.parameter().to_owned() } else { axis.key.clone() }
+    };
+    axes.iter().map(name).collect()
+}
+
+fn result_row(pipeline: &Pipeline, known: &[Known], axes: &[String], id: StageId) -> Option<ResultRow> {
     let (node, stands) = (pipeline.node(id), &known[id.index()]);
     let measured = stands.record.as_ref().is_none_or(|record| !record.metrics.is_empty());
     if !pipeline.dependents(id).is_empty() || !measured {
@@ -172,20 +210,41 @@ fn result_row(pipeline: &Pipeline, known: &[Known], id: StageId) -> Option<Resul
         };
         value.map(|value| values.insert(column.name, value));
     }
-    let label = node.params.get("label").and_then(|label| label.as_str()).unwrap_or(&node.name).to_owned();
+    let mut status = stands.state.clone();
+    // A failure further up is this row's: it is why there is nothing to see.
+    let failed = |id: &&StageId| matches!(known[id.index()].state, StageState::Failed(_));
+    if let (StageState::Waiting | StageState::Skipped(_) | StageState::Failed(_), Some(at)) =
+        (&stands.state, line.iter().find(failed))
+    {
+        status = known[at.index()].state.clone();
+        if let Some(took) = known[at.index()].lost {
+            let measured = [
+                ("train_seconds", Some(took.seconds)),
+                ("peak_mib", took.peak_mib),
+                ("last_step", took.last_step.map(|step| step as f64)),
+            ];
+            values.extend(measured.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        }
+    }
+    let label = node.params.get("label").and_then(|label| label.as_str()).unwrap_or(pipeline.base(id)).to_owned();
     let trained_by = trainer.map(|id| pipeline.node(*id).name.clone());
-    Some(ResultRow { label, stage: node.name.clone(), trained_by, values, status: stands.state.clone() })
+    let set = |(axis, value): &(u32, u32)| {
+        (axes[*axis as usize].clone(), pipeline.sweep.axes[*axis as usize].values[*value as usize].clone())
+    };
+    let setting = node.setting.iter().map(set).collect();
+    Some(ResultRow { label, stage: node.name.clone(), cell: pipeline.cell(id), setting, trained_by, values, status })
 }
 
 fn stage_row(pipeline: &Pipeline, known: &[Known], id: StageId) -> StageRow {
     let (node, stands) = (pipeline.node(id), &known[id.index()]);
-    let record = stands.record.as_ref();
+    let (record, lost) = (stands.record.as_ref(), stands.lost);
     StageRow {
         name: node.name.clone(),
         kind: node.kind.kind(),
         status: stands.state.clone(),
-        seconds: record.map(|record| record.seconds).or(stands.lost.0),
-        peak_mib: record.and_then(|record| record.peak_mib).or(stands.lost.1),
+        seconds: record.map(|record| record.seconds).or(lost.map(|took| took.seconds)),
+        peak_mib: record.and_then(|record| record.peak_mib).or(lost.and_then(|took| took.peak_mib)),
+        last_step: lost.and_then(|took| took.last_step),
         key: stands.key,
         output: record.map(|record| record.output),
         metrics: record.map(|record| record.metrics.clone()).unwrap_or_default(),

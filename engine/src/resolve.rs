@@ -4,10 +4,12 @@
 //! its keys and reasons from here. Unaware of scheduling.
 use crate::graph::{Node, Pipeline, StageId};
 use crate::hash::Stamp;
-use crate::key::{Digest, Keyed, action_key, changes};
+use crate::host::Host;
+use crate::key::{Digest, Keyed, action_digest, action_key, changes};
 use crate::store::{FailureRow, Latest, Miss, Record, Store};
-use crate::{Failure, Source};
-use std::collections::BTreeMap;
+use crate::{Failure, FailureClass, Source};
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What the store knows of a stage.
@@ -15,10 +17,14 @@ use std::sync::Arc;
 pub enum Status {
     /// There is a result, and it is whole.
     Cached(Arc<Record>),
+    /// There is a result; of its files only the record was to be kept.
+    Dropped(Arc<Record>),
     /// There is none; the stage would run.
     Missing(Miss),
-    /// It failed the last time; whether it would run again depends on the row ([`FailureRow::is_final`]).
-    Failed(Box<FailureRow>),
+    /// It failed the last time; whether it would only fail again.
+    Failed(Box<FailureRow>, bool),
+    /// It was not tried, and would not be: a smaller one ran out of memory.
+    Inferred(Failure),
     /// Its key is unknown because a stage that it needs has no result yet.
     Unknown,
     /// One of its files cannot be read.
@@ -38,14 +44,72 @@ impl Resolved {
     /// The result, if there is one.
     pub fn record(&self) -> Option<&Arc<Record>> {
         match &self.status {
-            Status::Cached(record) => Some(record),
+            Status::Cached(record) | Status::Dropped(record) => Some(record),
             _ => None,
         }
     }
 }
 
+/// A stage's key and result.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its key.
+    pub key: Digest,
+    /// Its result.
+    pub record: Arc<Record>,
+}
+
+/// The results of these stages if there is nothing to do for any of them, in the order of [`Pipeline::stages`]; `None`
+/// at the first for which there is, and also where a file would have to be read to know.
+pub(crate) fn found_all(pipeline: &Pipeline, store: &Store, selected: &BTreeSet<StageId>) -> Option<Vec<Option<Found>>> {
+    let mut found: Vec<Option<Found>> = vec![None; pipeline.stages.len()];
+    for level in levels(pipeline, selected) {
+        let one = |id: &StageId| {
+            let node = pipeline.node(*id);
+            if !node.missing.is_empty() {
+                return None;
+            }
+            let mut sources = Vec::with_capacity(node.sources.len());
+            for source in node.sources.iter() {
+                sources.push((source.name.as_str(), store.known_digest(&source.path)?));
+            }
+            let mut inputs = BTreeMap::new();
+            for (port, from) in &node.inputs {
+                inputs.insert(port.as_str(), found[from.index()].as_ref()?.record.output);
+            }
+            let key = action_digest(node, &inputs, &sources, &pipeline.numerics);
+            match store.look_up(&key) {
+                Ok(record) => Some((*id, Found { key, record })),
+                Err(Miss::Dropped(record)) if !node.options.keep.is_all() => Some((*id, Found { key, record })),
+                Err(_) => None,
+            }
+        };
+        let results: Option<Vec<(StageId, Found)>> =
+            if level.len() < 64 { level.iter().map(one).collect() } else { level.par_iter().map(one).collect() };
+        for (id, result) in results? {
+            found[id.index()] = Some(result);
+        }
+    }
+    Some(found)
+}
+
+/// Stages in groups: those of one need only those of earlier ones.
+fn levels(pipeline: &Pipeline, selected: &BTreeSet<StageId>) -> Vec<Vec<StageId>> {
+    let mut depth = vec![0; pipeline.stages.len()];
+    let mut levels: Vec<Vec<StageId>> = Vec::new();
+    for id in pipeline.order().iter().filter(|id| selected.contains(id)) {
+        let below = pipeline.node(*id).inputs.iter().map(|(_, from)| depth[from.index()] + 1).max().unwrap_or(0);
+        depth[id.index()] = below;
+        if levels.len() <= below {
+            levels.resize_with(below + 1, Vec::new);
+        }
+        levels[below].push(*id);
+    }
+    levels
+}
+
 /// Looks up every stage, in the order of [`Pipeline::stages`].
-pub fn resolve(pipeline: &Pipeline, store: &Store) -> Vec<Resolved> {
+pub fn resolve(pipeline: &Pipeline, store: &Store, host: &Host) -> Vec<Resolved> {
     let mut found: Vec<Resolved> = pipeline.ids().map(|_| Resolved { keyed: None, status: Status::Unknown }).collect();
     for &id in pipeline.order() {
         let node = pipeline.node(id);
@@ -55,16 +119,42 @@ pub fn resolve(pipeline: &Pipeline, store: &Store) -> Vec<Resolved> {
         found[id.index()] = match hash_sources(node, store) {
             Ok(sources) => {
                 let keyed = keyed(pipeline, id, &outputs, &sources);
-                let status = store.look_up(&keyed.key).map_or_else(
-                    |miss| store.failure(&keyed.key).map_or(Status::Missing(miss), |row| Status::Failed(Box::new(row))),
-                    Status::Cached,
-                );
+                let status = match store.look_up(&keyed.key) {
+                    Ok(record) => Status::Cached(record),
+                    Err(Miss::Dropped(record)) if !node.options.keep.is_all() => Status::Dropped(record),
+                    Err(miss) => match store.failure(&keyed.key) {
+                        Some(row) => {
+                            let stands = row.is_final(&host.limits(pipeline, node));
+                            Status::Failed(Box::new(row), stands)
+                        }
+                        None => Status::Missing(miss),
+                    },
+                };
                 Resolved { keyed: Some(keyed), status }
             }
             Err(failure) => Resolved { keyed: None, status: Status::Unreadable(failure) },
         };
     }
+    if let Some(axis) = pipeline.sweep.monotone {
+        infer(pipeline, axis, &mut found);
+    }
     found
+}
+
+/// Marks what a run would not try because something smaller ran out of memory.
+fn infer(pipeline: &Pipeline, axis: u32, found: &mut [Resolved]) {
+    let oom = |id: &StageId| {
+        matches!(&found[id.index()].status, Status::Failed(row, true) if row.failure.class == FailureClass::Oom)
+    };
+    let out_of_memory: Vec<StageId> = pipeline.ids().filter(oom).collect();
+    for id in pipeline.ids().filter(|_| !out_of_memory.is_empty()) {
+        let smaller = out_of_memory.iter().find(|other| pipeline.is_smaller(**other, id, axis));
+        if let (Status::Missing(_) | Status::Failed(_, false), Some(smaller)) = (&found[id.index()].status, smaller) {
+            let parameter = &pipeline.sweep.axes[axis as usize].key;
+            let failure = Failure::inferred_oom(&pipeline.node(*smaller).name, parameter);
+            found[id.index()].status = Status::Inferred(failure);
+        }
+    }
 }
 
 /// The digests of a stage's files outside the store.
@@ -86,17 +176,19 @@ pub(crate) fn keyed(
     sources: &[(Source, Stamp, Digest)],
 ) -> Keyed {
     let node = pipeline.node(id);
-    let inputs: BTreeMap<String, Digest> =
-        node.inputs.iter().zip(outputs).map(|((port, _), output)| (port.clone(), *output)).collect();
-    let sources: Vec<(String, Digest)> =
-        sources.iter().map(|(source, _, digest)| (source.name.clone(), *digest)).collect();
-    action_key(node, &inputs, &sources, node.seed, &pipeline.numerics)
+    let inputs: BTreeMap<&str, Digest> =
+        node.inputs.iter().zip(outputs).map(|((port, _), output)| (port.as_str(), *output)).collect();
+    let sources: Vec<(&str, Digest)> =
+        sources.iter().map(|(source, _, digest)| (source.name.as_str(), *digest)).collect();
+    action_key(node, &inputs, &sources, &pipeline.numerics)
 }
 
 /// Why a stage has no usable result: a line for each leaf of its key document that changed since it last had one.
 pub fn reasons(stage: &str, keyed: &Keyed, miss: &Miss, latest: &Latest, store: &Store) -> Vec<String> {
-    if let Miss::Damaged(why) = miss {
-        return vec![why.clone()];
+    match miss {
+        Miss::Damaged(why) => return vec![why.clone()],
+        Miss::Dropped(_) => return vec!["its files were removed (keep = \"metrics\"), and are needed now".to_owned()],
+        Miss::Absent => {}
     }
     let Some(before) = latest.key(stage).and_then(|key| store.record(&key)) else {
         return vec!["it has no earlier result".to_owned()];

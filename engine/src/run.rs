@@ -6,15 +6,19 @@
 mod states;
 mod task;
 
-pub use states::{Outcome, StageResult};
+pub use states::{Outcome, StageResult, Took};
 
 use crate::event::{Event, Stamped};
-use crate::graph::{Pipeline, StageId};
+use crate::graph::{Node, Pipeline, StageId};
+use crate::host::Host;
 use crate::recording::Recording;
+use crate::resolve::{Found, found_all};
+use crate::select::{named, select};
+use crate::slots::Slots;
 use crate::stop::Stop;
 use crate::store::{Latest, Store};
 use crate::worker::{WorkerCommand, stamped};
-use crate::{Failure, lease};
+use crate::{Failure, FailureClass, lease};
 use states::Board;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -37,8 +41,16 @@ pub struct Options {
     pub jobs: Option<usize>,
     /// Run only these stages and what they need; empty: all.
     pub only: Vec<String>,
+    /// Run only these cells of a sweep, see [`select`](crate::select::select); empty: all.
+    pub cells: Vec<String>,
     /// Execute these stages even if they have a result, or failed for good.
     pub force: Vec<String>,
+    /// Try again what failed for good, if it failed so.
+    pub retry: Vec<FailureClass>,
+    /// This machine.
+    pub host: Host,
+    /// Folder of the locks of cores and GPUs; all drivers of a host should have the same.
+    pub slots: PathBuf,
     /// After a failure, go on with what does not depend on it.
     pub keep_going: bool,
     /// How to start workers.
@@ -50,10 +62,10 @@ pub struct Options {
 /// What came of a run.
 #[derive(Debug, Clone)]
 pub struct RunSummary {
-    /// Name of the run.
+    /// Name of the run; empty if there was nothing to do.
     pub run: String,
-    /// Its folder.
-    pub folder: PathBuf,
+    /// Its folder; none if there was nothing to do, which is not worth one.
+    pub folder: Option<PathBuf>,
     /// Every stage, in the order of [`Pipeline::stages`].
     pub stages: Vec<StageResult>,
     /// Stages executed now.
@@ -77,9 +89,14 @@ pub struct RunSummary {
 /// manifest. Failures of stages are in the summary.
 pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> Result<RunSummary, Failure> {
     let clock = Instant::now();
-    let selected = select(pipeline, &options.only)?;
+    let selected = select(pipeline, &options.only, &options.cells)?;
     let forced: BTreeSet<StageId> = named(pipeline, &options.force)?;
     let store = Arc::new(Store::open(&options.outputs)?);
+    if forced.is_empty()
+        && let Some(found) = found_all(pipeline, &store, &selected)
+    {
+        return Ok(nothing_to_do(pipeline, &store, found, clock, sink));
+    }
     store.sweep();
     let recording = RefCell::new(Recording::start(store.outputs(), pipeline)?);
     let emit = |event: &Stamped| {
@@ -97,8 +114,10 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let cores = lease::cores();
     let jobs = options.jobs.unwrap_or(cores).max(1);
     let (send, receive) = channel();
-    let tasks = Tasks { store: Arc::clone(&store), options, send, jobs, cores, recording: &recording };
-    let mut board = Board::new(pipeline, Arc::clone(&store), &selected, forced, &emit);
+    let slots = Slots::open(&options.slots, &store.slots_folder(), cores.max(jobs), options.host.gpus.clone());
+    let tasks = Tasks { pipeline, store: Arc::clone(&store), options, send, slots, jobs, cores, recording: &recording };
+    let mut board = Board::new(pipeline, Arc::clone(&store), options, &selected, forced, &emit);
+    let mut seen = store.generation();
     let mut told = 0;
     loop {
         // 1. Whatever has all its inputs gets its key, and its result if there is one.
@@ -121,6 +140,12 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
         // 3. What has no result begins, as far as slots and leases allow.
         if !options.keep_going && board.failed() {
             board.give_up();
+        }
+        // What another process has finished meanwhile needs no slot.
+        let now = store.generation();
+        if now != seen {
+            seen = now;
+            board.look_again();
         }
         tasks.start(&mut board);
         // 4. Nothing runs and nothing waits: done.
@@ -147,10 +172,10 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let count = |test: fn(&Outcome) -> bool| stages.iter().filter(|stage| test(&stage.outcome)).count();
     let summary = RunSummary {
         run: id,
-        folder,
+        folder: Some(folder),
         executed: count(|outcome| matches!(outcome, Outcome::Executed)),
         cached: count(|outcome| matches!(outcome, Outcome::Cached)),
-        failed: count(|outcome| matches!(outcome, Outcome::Failed(_))),
+        failed: count(|outcome| matches!(outcome, Outcome::Failed(..))),
         skipped: count(|outcome| matches!(outcome, Outcome::Skipped { .. } | Outcome::NotStarted)),
         interrupted,
         seconds,
@@ -163,6 +188,39 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
         sink(&stamped(None, Event::Note { warning: true, message: failure.to_string() }));
     }
     Ok(summary)
+}
+
+/// Everything was found: the names of results are brought up to date, and that is all.
+fn nothing_to_do(
+    pipeline: &Pipeline,
+    store: &Store,
+    found: Vec<Option<Found>>,
+    clock: Instant,
+    sink: &dyn Fn(&Stamped),
+) -> RunSummary {
+    let cached = found.iter().flatten().count();
+    let started = Event::RunStarted { run: String::new(), experiment: pipeline.experiment.clone(), stages: cached };
+    sink(&stamped(None, started));
+    let mut latest = latest(pipeline, store);
+    let keys = pipeline.stages.iter().zip(&found).filter_map(|(node, found)| Some((node.name.as_str(), found.as_ref()?)));
+    if let Err(failure) = latest.bring_up_to_date(keys, store) {
+        sink(&stamped(None, Event::Note { warning: true, message: failure.to_string() }));
+    }
+    let result = |(node, found): (&Node, Option<Found>)| {
+        let Some(Found { key, record }) = found else {
+            return StageResult { name: node.name.clone(), outcome: Outcome::NotStarted, key: None, record: None };
+        };
+        let event = Event::StageCached { key: key.to_string(), output: record.output.to_string() };
+        sink(&stamped(Some(&node.name), event));
+        StageResult { name: node.name.clone(), outcome: Outcome::Cached, key: Some(key), record: Some(record) }
+    };
+    let stages: Vec<StageResult> = pipeline.stages.iter().zip(found).map(result).collect();
+    let seconds = clock.elapsed().as_secs_f64();
+    let skipped = stages.len() - cached;
+    let ended = Event::RunFinished { executed: 0, cached, failed: 0, skipped, interrupted: false, seconds };
+    sink(&stamped(None, ended));
+    let (run, folder, interrupted) = (String::new(), None, false);
+    RunSummary { run, folder, stages, executed: 0, cached, failed: 0, skipped, interrupted, seconds }
 }
 
 fn handle(message: Message, board: &mut Board<'_>, tasks: &Tasks<'_>, emit: &dyn Fn(&Stamped)) {
@@ -178,35 +236,6 @@ fn handle(message: Message, board: &mut Board<'_>, tasks: &Tasks<'_>, emit: &dyn
         Message::Event(event) => emit(&event),
         Message::Ended(id, ended) => board.ended(id, *ended),
     }
-}
-
-/// The stages of these names.
-fn named(pipeline: &Pipeline, names: &[String]) -> Result<BTreeSet<StageId>, Failure> {
-    let find = |name: &String| {
-        pipeline.find(name).ok_or_else(|| {
-            let known: Vec<&str> = pipeline.stages.iter().map(|node| node.name.as_str()).collect();
-            Failure::user(format!("{} has no stage `{name}`", pipeline.manifest.display()))
-                .hint(format!("its stages are {}", known.join(", ")))
-        })
-    };
-    names.iter().map(find).collect()
-}
-
-/// The named stages and all they need; all stages if none is named.
-fn select(pipeline: &Pipeline, only: &[String]) -> Result<BTreeSet<StageId>, Failure> {
-    let mut selected = named(pipeline, only)?;
-    if only.is_empty() {
-        return Ok(pipeline.ids().collect());
-    }
-    let mut queue: Vec<StageId> = selected.iter().copied().collect();
-    while let Some(id) = queue.pop() {
-        for (_, from) in &pipeline.node(id).inputs {
-            if selected.insert(*from) {
-                queue.push(*from);
-            }
-        }
-    }
-    Ok(selected)
 }
 
 /// The newest results of the pipeline's experiment.

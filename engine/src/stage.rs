@@ -60,6 +60,10 @@ pub trait Stage: Send + Sync {
     fn output(&self, params: &Value) -> &'static str;
     /// Runs in a process of its own: long, memory-hungry or resumable work does.
     fn isolated(&self) -> bool;
+    /// Computes on the device of the numerics class; on a GPU it needs one.
+    fn computes(&self) -> bool {
+        false
+    }
     /// Checks beyond ranges: parameters that exclude each other, or that an input makes necessary.
     fn check(&self, params: &Value, connected: &[&str]) -> Vec<Problem> {
         let _ = (params, connected);
@@ -113,6 +117,8 @@ pub struct StageContext<'a> {
     pub emit: &'a dyn Fn(Event),
     /// Whether the user asked to stop.
     pub stop: &'a dyn Fn() -> bool,
+    /// Most memory that the stage may take on its device, MiB. On the host the system sees to it.
+    pub memory_limit_mib: Option<u64>,
     /// Named results and measurements for the record and the report; never part of the artifact's digest.
     pub metrics: RefCell<BTreeMap<String, f64>>,
     /// Files of the artifact that stay where they are: name in the artifact, path, digest.

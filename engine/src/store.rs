@@ -47,12 +47,14 @@ pub struct Store {
 }
 
 /// Why a key has no result in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Miss {
     /// It never ran here.
     Absent,
     /// It ran, but its result is no longer whole; says what is wrong.
     Damaged(String),
+    /// It ran, and its files were removed because only its record was to be kept.
+    Dropped(Arc<Record>),
 }
 
 impl Store {
@@ -91,6 +93,17 @@ impl Store {
         self.base.join("checkpoints").join(key.to_string())
     }
 
+    /// Where locks of cores lie if the host's own folder cannot be used.
+    pub(crate) fn slots_folder(&self) -> PathBuf {
+        self.base.join("locks")
+    }
+
+    /// Changes whenever any process publishes a result or writes down a failure.
+    pub(crate) fn generation(&self) -> (i64, i64) {
+        let changed = |name: &str| Stamp::of(&self.base.join(name)).map_or(0, |stamp| stamp.mtime);
+        (changed("records"), changed("failures"))
+    }
+
     /// The leases of this store.
     pub fn leases(&self) -> Leases {
         Leases::new(self.base.join("locks"))
@@ -108,10 +121,56 @@ impl Store {
     pub fn look_up(&self, key: &Digest) -> Result<Arc<Record>, Miss> {
         let record = self.entry(key)?;
         let tree = self.tree(&record.output);
+        if !record.keep.is_all() && !tree.is_dir() {
+            return Err(Miss::Dropped(record));
+        }
         for file in &record.files {
             self.check(&tree.join(&file.name), file).map_err(Miss::Damaged)?;
         }
         Ok(record)
+    }
+
+    /// Whether the files of a record are there.
+    pub fn has_files(&self, record: &Record) -> bool {
+        self.tree(&record.output).is_dir()
+    }
+
+    /// Removes the files of a record of which only the record is to be kept, unless somebody uses them or another
+    /// record needs equal ones. Says whether they are gone.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn drop_files(&self, record: &Record) -> Result<bool, Failure> {
+        let Some(_alone) = self.leases().try_tree(&record.output)? else { return Ok(false) };
+        self.learn_new_records();
+        let shares = |(_, other): &(Stamp, Arc<Record>)| other.output == record.output && other.keep.is_all();
+        if self.known().values().any(shares) {
+            return Ok(false);
+        }
+        let tree = self.tree(&record.output);
+        // First out of sight, in one step: a reader sees all of it or nothing.
+        let aside = self.base.join("tmp").join(format!("{}-{}", record.key, unique()));
+        match std::fs::rename(&tree, &aside) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+            renamed => renamed.map_err(|e| Failure::io("remove", &tree, &e))?,
+        }
+        // What is left of it, the next run sweeps.
+        let _ = std::fs::remove_dir_all(&aside);
+        Ok(true)
+    }
+
+    /// Reads the records that other processes published since this store was opened.
+    fn learn_new_records(&self) {
+        for entry in std::fs::read_dir(self.base.join("records")).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let key = name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|key| key.parse().ok());
+            if let Some(key) = key
+                && !self.known().contains_key(&key)
+            {
+                // One that cannot be read shares nothing.
+                let _ = self.entry(&key);
+            }
+        }
     }
 
     /// The record of a key with its key document, whether or not its artifact is still whole.
@@ -171,6 +230,11 @@ impl Store {
             self.index.append(&Line::Seen(seen));
         }
         Ok((stamp, digest))
+    }
+
+    /// The digest of a file outside the store, if it need not be read for it.
+    pub fn known_digest(&self, path: &Path) -> Option<Digest> {
+        self.cache.peek(path).map(|(_, digest)| digest)
     }
 
     /// Whether [`Store::digest`] would answer without reading the file.

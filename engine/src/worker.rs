@@ -6,18 +6,21 @@
 mod evidence;
 mod execute;
 mod supervise;
+mod watch;
 
 pub(crate) use execute::execute;
-pub(crate) use supervise::{Live, Setting, supervise};
+pub(crate) use supervise::{Live, Lost, Setting, supervise};
 
 use crate::event::{Event, Stamped};
 use crate::hash::{Stamp, now_nanos};
 use crate::key::Digest;
+use crate::options::Keep;
 use crate::registry::Registry;
 use crate::stop::Stop;
 use crate::store::Store;
 use crate::{Failure, Source, StageInput};
 use serde::{Deserialize, Serialize};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -54,6 +57,19 @@ pub struct Job {
     pub outputs: PathBuf,
     /// The folder to work in, from [`Store::workspace`].
     pub folder: PathBuf,
+    /// What stays in the store.
+    #[serde(default)]
+    pub keep: Keep,
+    /// Most memory that it may take, MiB.
+    #[serde(default)]
+    pub memory_limit_mib: Option<u64>,
+}
+
+impl Job {
+    /// It computes on the processor, so its memory is the host's.
+    fn on_host(&self) -> bool {
+        self.numerics.starts_with("cpu")
+    }
 }
 
 /// How to start a worker: a program and the arguments before the path of the job's file.
@@ -98,6 +114,9 @@ pub fn serve(job: &Path, registry: &Registry, out: impl Write + Send) -> u8 {
     let result = read(job).and_then(|job| {
         name.clone_from(&job.stage);
         let kind = registry.get(&job.kind).ok_or_else(|| Failure::bug(format!("no stage kind `{}`", job.kind)))?;
+        if let (Some(mib), true) = (job.memory_limit_mib, job.on_host()) {
+            limit_memory(mib)?;
+        }
         let stop = Stop::on_signals()?;
         let store = Store::open(&job.outputs)?;
         let done = execute(&job, &**kind, &store, &|event| send(&job.stage, event), &|| stop.requested());
@@ -113,10 +132,20 @@ pub fn serve(job: &Path, registry: &Registry, out: impl Write + Send) -> u8 {
             0
         }
         Err(failure) => {
-            send(&name, Event::StageFailed { failure, seconds: begin.elapsed().as_secs_f64() });
+            let seconds = begin.elapsed().as_secs_f64();
+            // Memory and steps are known to whoever reads these events.
+            send(&name, Event::StageFailed { failure, seconds, peak_mib: None, last_step: None });
             1
         }
     }
+}
+
+/// Lets this process and its children have so much private memory each, and no more (`RLIMIT_DATA`): what asks for
+/// more is told that there is none.
+fn limit_memory(mib: u64) -> Result<(), Failure> {
+    let bytes = Some(mib.saturating_mul(1 << 20));
+    setrlimit(Resource::Data, Rlimit { current: bytes, maximum: bytes })
+        .map_err(|e| Failure::bug(format!("cannot limit memory to {mib} MiB: {e}")))
 }
 
 fn read(path: &Path) -> Result<Job, Failure> {

@@ -13,6 +13,13 @@ fn outcome(summary: &RunSummary, name: &str) -> Outcome {
     summary.stages.iter().find(|stage| stage.name == name).unwrap().outcome.clone()
 }
 
+fn failure(summary: &RunSummary, name: &str) -> Failure {
+    match outcome(summary, name) {
+        Outcome::Failed(failure, _) => failure,
+        other => panic!("{name} must fail: {other:?}"),
+    }
+}
+
 fn reasons(events: &[Stamped], name: &str) -> Vec<String> {
     let started = events.iter().find_map(|event| match &event.event {
         Event::StageStarted { reasons, .. } if event.stage.as_deref() == Some(name) => Some(reasons.clone()),
@@ -28,18 +35,23 @@ const CHAIN: [Spec<'_>; 3] =
 fn a_second_run_executes_nothing_and_everything_is_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let pipeline = pipeline(dir.path(), &CHAIN);
-    let (first, _) = run_all(&pipeline, &options(dir.path()));
+    let (first, events) = run_all(&pipeline, &options(dir.path()));
     assert_eq!((first.executed, first.cached, first.failed, first.skipped), (3, 0, 0, 0));
-    let (second, events) = run_all(&pipeline, &options(dir.path()));
+    let (second, told) = run_all(&pipeline, &options(dir.path()));
     assert_eq!((second.executed, second.cached), (0, 3));
+    // What is found is told, and leaves no folder behind.
+    assert_eq!(told.iter().filter(|event| matches!(event.event, Event::StageCached { .. })).count(), 3);
+    assert_eq!(second.folder, None);
+    assert_eq!(std::fs::read_dir(dir.path().join("outputs/runs")).unwrap().count(), 1);
+    let folder = first.folder.unwrap();
     assert_eq!(log(dir.path()), ["a:one", "b:two", "c:three"]);
-    let written = std::fs::read_to_string(second.folder.join("events.jsonl")).unwrap();
+    let written = std::fs::read_to_string(folder.join("events.jsonl")).unwrap();
     let read: Vec<Stamped> = written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(read, events);
-    let manifest = std::fs::read_to_string(second.folder.join("manifest.toml")).unwrap();
+    let manifest = std::fs::read_to_string(folder.join("manifest.toml")).unwrap();
     assert_eq!(manifest, "# --set a.text=1\n# a test\n");
     let resolved: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(second.folder.join("resolved.json")).unwrap()).unwrap();
+        serde_json::from_slice(&std::fs::read(folder.join("resolved.json")).unwrap()).unwrap();
     assert_eq!(resolved["stages"]["b"]["inputs"]["a"], "a");
     let text = std::fs::read_to_string(dir.path().join("outputs/latest/test/c/result.txt")).unwrap();
     assert_eq!(text, "threetwoone");
@@ -102,7 +114,7 @@ fn a_failure_skips_its_dependents_and_nothing_else() {
     let pipeline = pipeline(dir.path(), &specs);
     let (summary, events) = run_all(&pipeline, &options(dir.path()));
     assert_eq!((summary.executed, summary.failed, summary.skipped), (2, 1, 2));
-    assert_eq!(outcome(&summary, "bad"), Outcome::Failed(Failure::user("asked to fail").hint("do not ask")));
+    assert_eq!(failure(&summary, "bad"), Failure::user("asked to fail").hint("do not ask"));
     assert_eq!(outcome(&summary, "later"), Outcome::Skipped { because: "bad".to_owned() });
     assert_eq!(events.iter().filter(|e| matches!(e.event, Event::StageSkipped { .. })).count(), 2);
     // Tried again, since the user may have mended it; with `keep_going` off, nothing begins after it.
@@ -118,7 +130,7 @@ fn a_panic_is_a_bug_and_stays_inside_its_stage() {
     let specs: [Spec<'_>; 2] = [("bad", "fake", "x", "panic", &[]), ("good", "fake", "y", "", &[])];
     let (summary, _) = run_all(&pipeline(dir.path(), &specs), &options(dir.path()));
     assert_eq!(summary.executed, 1);
-    assert_eq!(outcome(&summary, "bad"), Outcome::Failed(Failure::bug("stage `bad` panicked: asked to panic")));
+    assert_eq!(failure(&summary, "bad"), Failure::bug("stage `bad` panicked: asked to panic"));
 }
 
 #[test]
@@ -127,10 +139,10 @@ fn a_nan_is_not_run_again_unless_asked_for() {
     let pipeline = pipeline(dir.path(), &[("a", "fake", "x", "nan", &[])]);
     for _ in 0..2 {
         let (summary, _) = run_all(&pipeline, &options(dir.path()));
-        assert!(matches!(outcome(&summary, "a"), Outcome::Failed(f) if f.class == FailureClass::Nan));
+        assert_eq!(failure(&summary, "a").class, FailureClass::Nan);
     }
     let (summary, _) = run_all(&pipeline, &options(dir.path()));
-    let Outcome::Failed(failure) = outcome(&summary, "a") else { panic!("it must fail") };
+    let failure = failure(&summary, "a");
     insta::assert_snapshot!(failure.message, @"loss is NaN at step 3 (from an earlier run; not tried again)");
     insta::assert_snapshot!(failure.hint.unwrap(), @"change a parameter, or try again with --force a");
     assert_eq!(log(dir.path()).len(), 1);
@@ -174,7 +186,7 @@ fn a_source_is_watched_by_content() {
     let specs: [Spec<'_>; 2] = [("a", "fake", "", "file:data file", &[]), ("b", "fake", "", "", &["a"])];
     let pipeline = pipeline(dir.path(), &specs);
     let (summary, _) = run_all(&pipeline, &options(dir.path()));
-    let Outcome::Failed(failure) = outcome(&summary, "a") else { panic!("there is no file yet") };
+    let failure = failure(&summary, "a");
     assert!(failure.message.contains("data file"), "{failure}");
     for (text, executed) in [("one", 2), ("one", 0), ("two", 1), ("one", 0)] {
         std::fs::write(dir.path().join("data file"), text).unwrap();

@@ -91,6 +91,9 @@ impl Stage for Infer {
     fn output(&self, _: &Value) -> &'static str {
         ANSWERS
     }
+    fn computes(&self) -> bool {
+        true
+    }
     fn isolated(&self) -> bool {
         true
     }

@@ -60,6 +60,9 @@ impl Stage for TrainFft {
     fn output(&self, _: &Value) -> &'static str {
         CHECKPOINT
     }
+    fn computes(&self) -> bool {
+        true
+    }
     fn isolated(&self) -> bool {
         true
     }

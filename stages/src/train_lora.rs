@@ -76,6 +76,9 @@ impl Stage for TrainLora {
     fn output(&self, _: &Value) -> &'static str {
         ADAPTER
     }
+    fn computes(&self) -> bool {
+        true
+    }
     fn isolated(&self) -> bool {
         true
     }

@@ -8,6 +8,7 @@ pub(crate) use bench::{
     BenchTrain,
 };
 
+use anneal_engine::FailureClass;
 use crate::command::completions::{kinds, set_keys, stage_names};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
@@ -158,6 +159,13 @@ pub(crate) struct Run {
     /// Run only this stage and what it needs; may be repeated.
     #[arg(long, value_name = "STAGE", add = ArgValueCompleter::new(stage_names))]
     pub(crate) only: Vec<String>,
+    /// Run only this cell of a sweep: its name as `report` tells it, or values such as `lora.batch_size=4,rank=8`; may be
+    /// repeated.
+    #[arg(long = "cell", value_name = "CELL")]
+    pub(crate) cells: Vec<String>,
+    /// Try again what failed in a way that would only repeat; may be repeated.
+    #[arg(long, value_enum, value_name = "FAILURE", value_delimiter = ',')]
+    pub(crate) retry: Vec<Retry>,
     /// Run this stage even if its result, or a failure that would only repeat, is known; may be repeated.
     #[arg(long, value_name = "STAGE", add = ArgValueCompleter::new(stage_names))]
     pub(crate) force: Vec<String>,
@@ -167,6 +175,28 @@ pub(crate) struct Run {
     /// Write events to standard output, one JSON object a line.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Failures that stand until something changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Retry {
+    /// Out of memory.
+    Oom,
+    /// A loss or gradient that was not a number.
+    Nan,
+    /// Ended at its `timeout`.
+    Timeout,
+}
+
+impl Retry {
+    /// As the engine calls it.
+    pub(crate) fn class(self) -> FailureClass {
+        match self {
+            Self::Oom => FailureClass::Oom,
+            Self::Nan => FailureClass::Nan,
+            Self::Timeout => FailureClass::Timeout,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -231,6 +261,17 @@ pub(crate) struct Report {
     /// Also write a page with the tables and the loss curves to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+    /// Order the results by this column or swept parameter, the best first; `-KEY` the other way around.
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true)]
+    pub(crate) sort: Option<String>,
+    /// Only results for which this holds, such as `state=done`, `batch_size>=4` or `gpu_peak_mib<=40 GiB`; may be
+    /// repeated.
+    #[arg(long, value_name = "CONDITION")]
+    pub(crate) filter: Vec<String>,
+    /// Name the best result that is done, by this column: `--best train_seconds --filter "peak_mib<=40 GiB"` is the
+    /// fastest that fits.
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) best: Option<String>,
 }
 
 #[derive(Debug, Args)]

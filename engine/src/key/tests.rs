@@ -14,9 +14,9 @@ fn digest(byte: u8) -> Digest {
 fn keyed(text: &str, sets: &[&str], stage: &str) -> Keyed {
     let pipeline = load_text(text, sets).unwrap();
     let node = pipeline.node(pipeline.find(stage).unwrap());
-    let inputs = node.inputs.iter().map(|(port, _)| (port.clone(), Digest::of(port.as_bytes()))).collect();
-    let sources: Vec<_> = node.sources.iter().map(|s| (s.name.clone(), Digest::of(s.name.as_bytes()))).collect();
-    action_key(node, &inputs, &sources, pipeline.seed, &pipeline.numerics)
+    let inputs = node.inputs.iter().map(|(port, _)| (port.as_str(), Digest::of(port.as_bytes()))).collect();
+    let sources: Vec<_> = node.sources.iter().map(|s| (s.name.as_str(), Digest::of(s.name.as_bytes()))).collect();
+    action_key(node, &inputs, &sources, &pipeline.numerics)
 }
 
 fn key(text: &str, sets: &[&str], stage: &str) -> Digest {
@@ -66,30 +66,31 @@ fn every_argument_of_the_key_matters() {
         let mut pipeline = load_text(MANIFEST, &[&format!("lora.rank={rank}")]).unwrap();
         let mut node = pipeline.stages.remove(3);
         node.kind = Arc::new(fake);
+        node.seed = 5;
         node
     };
     assert!(registry.get("load").is_some());
-    let inputs = |a: u8, b: u8| BTreeMap::from([("a".to_owned(), digest(a)), ("b".to_owned(), digest(b))]);
-    let sources = |a: u8, b: u8| vec![("x".to_owned(), digest(a)), ("y".to_owned(), digest(b))];
-    let renamed = vec![("x".to_owned(), digest(3)), ("z".to_owned(), digest(4))];
+    let inputs = |a: u8, b: u8| BTreeMap::from([("a", digest(a)), ("b", digest(b))]);
+    let sources = |a: u8, b: u8| vec![("x", digest(a)), ("y", digest(b))];
+    let renamed = vec![("x", digest(3)), ("z", digest(4))];
     let swapped: Vec<_> = sources(3, 4).into_iter().rev().collect();
-    let other_ports = BTreeMap::from([("a".to_owned(), digest(1)), ("c".to_owned(), digest(2))]);
-    let one = BTreeMap::from([("a".to_owned(), digest(1))]);
+    let other_ports = BTreeMap::from([("a", digest(1)), ("c", digest(2))]);
+    let one = BTreeMap::from([("a", digest(1))]);
     let keys = [
-        action_key(&node("k", 1, 8), &inputs(1, 2), &sources(3, 4), 5, "n"),
-        action_key(&node("l", 1, 8), &inputs(1, 2), &sources(3, 4), 5, "n"),
-        action_key(&node("k", 2, 8), &inputs(1, 2), &sources(3, 4), 5, "n"),
-        action_key(&node("k", 1, 7), &inputs(1, 2), &sources(3, 4), 5, "n"),
+        action_key(&node("k", 1, 8), &inputs(1, 2), &sources(3, 4), "n"),
+        action_key(&node("l", 1, 8), &inputs(1, 2), &sources(3, 4), "n"),
+        action_key(&node("k", 2, 8), &inputs(1, 2), &sources(3, 4), "n"),
+        action_key(&node("k", 1, 7), &inputs(1, 2), &sources(3, 4), "n"),
         // Two inputs, two sources swapped.
-        action_key(&node("k", 1, 8), &inputs(2, 1), &sources(3, 4), 5, "n"),
-        action_key(&node("k", 1, 8), &inputs(1, 2), &sources(4, 3), 5, "n"),
-        action_key(&node("k", 1, 8), &inputs(1, 2), &swapped, 5, "n"),
-        action_key(&node("k", 1, 8), &inputs(1, 2), &renamed, 5, "n"),
-        action_key(&node("k", 1, 8), &inputs(1, 2), &[], 5, "n"),
-        action_key(&node("k", 1, 8), &other_ports, &sources(3, 4), 5, "n"),
-        action_key(&node("k", 1, 8), &one, &sources(3, 4), 5, "n"),
-        action_key(&node("k", 1, 8), &inputs(1, 2), &sources(3, 4), 6, "n"),
-        action_key(&node("k", 1, 8), &inputs(1, 2), &sources(3, 4), 5, "m"),
+        action_key(&node("k", 1, 8), &inputs(2, 1), &sources(3, 4), "n"),
+        action_key(&node("k", 1, 8), &inputs(1, 2), &sources(4, 3), "n"),
+        action_key(&node("k", 1, 8), &inputs(1, 2), &swapped, "n"),
+        action_key(&node("k", 1, 8), &inputs(1, 2), &renamed, "n"),
+        action_key(&node("k", 1, 8), &inputs(1, 2), &[], "n"),
+        action_key(&node("k", 1, 8), &other_ports, &sources(3, 4), "n"),
+        action_key(&node("k", 1, 8), &one, &sources(3, 4), "n"),
+        action_key(&Node { seed: 6, ..node("k", 1, 8) }, &inputs(1, 2), &sources(3, 4), "n"),
+        action_key(&node("k", 1, 8), &inputs(1, 2), &sources(3, 4), "m"),
     ];
     for (i, one) in keys.iter().enumerate() {
         for other in &keys[i + 1..] {
@@ -142,15 +143,15 @@ fn paths_never_enter_keys_or_documents() {
 fn a_new_optional_parameter_keeps_old_keys() {
     let mut pipeline = load_text(MANIFEST, &[]).unwrap();
     let mut node = pipeline.stages.remove(3);
-    let old = action_key(&node, &BTreeMap::new(), &[], 1, "n");
+    let old = action_key(&node, &BTreeMap::new(), &[], "n");
     let mut params = node.kind.params();
     let mut added = params[4].clone();
     added.name = "later";
     params.push(added);
     node.kind = Arc::new(Fake { kind: "train-lora", version: 1, params, ports: &[], output: "adapter" });
-    assert_eq!(action_key(&node, &BTreeMap::new(), &[], 1, "n"), old);
+    assert_eq!(action_key(&node, &BTreeMap::new(), &[], "n"), old);
     Arc::make_mut(&mut node.params)["later"] = json!(3);
-    assert_ne!(action_key(&node, &BTreeMap::new(), &[], 1, "n"), old);
+    assert_ne!(action_key(&node, &BTreeMap::new(), &[], "n"), old);
 }
 
 #[test]

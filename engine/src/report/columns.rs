@@ -46,10 +46,19 @@ pub struct Column {
     pub format: Format,
     /// Which stage it is about.
     pub from: From,
+    /// Larger values are better.
+    pub more_is_better: bool,
 }
 
 const fn column(name: &'static str, title: &'static str, format: Format, from: From) -> Column {
-    Column { name, title, format, from }
+    Column { name, title, format, from, more_is_better: false }
+}
+
+impl Column {
+    const fn more_is_better(mut self) -> Self {
+        self.more_is_better = true;
+        self
+    }
 }
 
 /// All columns, in order.
@@ -57,13 +66,14 @@ pub const COLUMNS: &[Column] = &[
     column("train_loss", "train loss", Format::Decimals(4), From::Training),
     column("eval_loss", "eval loss", Format::Decimals(4), From::Training),
     column("train_seconds", "train s", Format::Decimals(1), From::Training),
-    column("tokens_per_second", "tokens/s", Format::Count, From::Training),
+    column("tokens_per_second", "tokens/s", Format::Count, From::Training).more_is_better(),
     column("peak_mib", "peak MiB", Format::Count, From::Training),
     column("gpu_peak_mib", "GPU peak MiB", Format::Count, From::Training),
-    column("em", "EM", Format::Decimals(2), From::Nearest),
-    column("f1", "F1", Format::Decimals(2), From::Nearest),
-    column("scale", "scale", Format::Decimals(2), From::Nearest),
-    column("answers", "answers", Format::Count, From::Nearest),
+    column("last_step", "last step", Format::Count, From::Training),
+    column("em", "EM", Format::Decimals(2), From::Nearest).more_is_better(),
+    column("f1", "F1", Format::Decimals(2), From::Nearest).more_is_better(),
+    column("scale", "scale", Format::Decimals(2), From::Nearest).more_is_better(),
+    column("answers", "answers", Format::Count, From::Nearest).more_is_better(),
     column("infer_seconds", "infer s", Format::Decimals(1), From::Nearest),
 ];
 

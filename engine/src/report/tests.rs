@@ -67,6 +67,7 @@ fn done(metrics: &[(&str, f64)]) -> Known {
         artifact: String::new(),
         output: digest,
         files: Vec::new(),
+        keep: crate::options::Keep::All,
         metrics: metrics.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
         seconds: 12.5,
         peak_mib: Some(1536.0),
@@ -76,11 +77,11 @@ fn done(metrics: &[(&str, f64)]) -> Known {
         hardware: None,
         document: Value::Null,
     };
-    Known { state: StageState::Done, key: Some(digest), record: Some(Arc::new(record)), lost: (None, None) }
+    Known { state: StageState::Done, key: Some(digest), record: Some(Arc::new(record)), lost: None }
 }
 
 fn stands(state: StageState) -> Known {
-    Known { state, key: None, record: None, lost: (None, None) }
+    Known { state, key: None, record: None, lost: None }
 }
 
 fn table(report: &Report) -> String {
@@ -117,7 +118,7 @@ fn each_leaf_has_a_row_with_its_own_line_of_training() {
 fn what_is_missing_has_a_row_that_says_why() {
     let known = [
         done(&[]),
-        stands(StageState::Failed("out of memory: stage `lora`: killed".to_owned())),
+        stands(StageState::Failed(Failure::new(crate::FailureClass::Oom, "stage `lora`: killed"))),
         stands(StageState::Skipped("lora".to_owned())),
         done(&[("answers", 300.0)]),
         stands(StageState::Skipped("lora".to_owned())),
@@ -127,11 +128,11 @@ fn what_is_missing_has_a_row_that_says_why() {
     let report = report(&pipeline(), &known);
     insta::assert_snapshot!(table(&report), @r"
     answers
-    LoRA r=16: - (skipped, lora failed)
+    LoRA r=16: - (oom)
     base-score: 300 (waiting)
     merged: - (interrupted)
     ");
-    assert_eq!(report.stages[1].status.to_string(), "failed, out of memory: stage `lora`: killed");
+    assert_eq!(report.stages[1].status.to_string(), "oom");
 }
 
 #[test]

@@ -1,14 +1,17 @@
-//! The board: the state of every stage; what can be asked of it, and how all of it ends. Single changes are in `changes`.
+//! The board: the state of every stage; what can be asked of it, and how all of it ends. Single changes are in `changes`,
+//! files that come and go in `files`.
 //!
 //! Unaware of threads, slots and channels; it decides nothing about when a stage runs.
 mod changes;
+mod files;
 
+use super::Options;
 use crate::event::{Event, Stamped};
 use crate::graph::{Node, Pipeline, StageId};
 use crate::hash::Stamp;
 use crate::key::{Digest, Keyed};
-use crate::store::{Latest, Limits, Record, Store};
-use crate::worker::{Live, stamped};
+use crate::store::{Latest, Record, Store};
+use crate::worker::{Live, Lost, stamped};
 use crate::{Failure, FailureClass, Source, StageInput};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,8 +25,8 @@ pub enum Outcome {
     Executed,
     /// Its result was in the store.
     Cached,
-    /// It failed.
-    Failed(Failure),
+    /// It failed; what its last attempt took, as far as that is known.
+    Failed(Failure, Took),
     /// It was stopped on request; its checkpoints are kept.
     Interrupted,
     /// It was not tried because this stage failed.
@@ -33,6 +36,17 @@ pub enum Outcome {
     },
     /// It was not tried because the run was stopped, or was not asked for.
     NotStarted,
+}
+
+/// What an attempt that failed took.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Took {
+    /// Seconds.
+    pub seconds: f64,
+    /// Largest resident memory that is not a mapped file, MiB.
+    pub peak_mib: Option<f64>,
+    /// Last training step that was reported.
+    pub last_step: Option<u64>,
 }
 
 /// What came of a stage.
@@ -60,17 +74,16 @@ pub(super) struct Pending {
 
 /// How an execution ended.
 pub(super) struct Ended {
-    /// The result, or the failure and the last lines of the log.
-    pub(super) result: Result<Arc<Record>, (Failure, Vec<String>)>,
+    /// The result, or why there is none.
+    pub(super) result: Result<Arc<Record>, Lost>,
     pub(super) seconds: f64,
-    pub(super) peak_mib: Option<f64>,
     pub(super) last_step: Option<u64>,
 }
 
 impl Ended {
     /// It could not even begin.
     pub(super) fn failure(failure: Failure) -> Self {
-        Self { result: Err((failure, Vec::new())), seconds: 0.0, peak_mib: None, last_step: None }
+        Self { result: Err(Lost::of(failure)), seconds: 0.0, last_step: None }
     }
 }
 
@@ -91,7 +104,7 @@ enum State {
     /// There is a result; whether it was made now.
     Done(Arc<Record>, bool),
     /// It failed.
-    Failed(Failure),
+    Failed(Failure, Took),
     /// A stage that it needs failed.
     Skipped(String),
 }
@@ -101,7 +114,7 @@ pub(super) struct Board<'a> {
     pipeline: &'a Pipeline,
     store: Arc<Store>,
     latest: Latest,
-    limits: Limits,
+    options: &'a Options,
     emit: &'a dyn Fn(&Stamped),
     forced: BTreeSet<StageId>,
     selected: BTreeSet<StageId>,
@@ -114,6 +127,14 @@ pub(super) struct Board<'a> {
     followers: HashMap<StageId, Vec<StageId>>,
     ready: BTreeSet<StageId>,
     wanted: BTreeSet<StageId>,
+    /// Stages with a result whose files were removed.
+    bare: BTreeSet<StageId>,
+    /// Those of them that run again because somebody needs the files.
+    remaking: BTreeSet<StageId>,
+    /// Stages that wait for such files, and for how many of them.
+    held: HashMap<StageId, usize>,
+    /// Stages that ran out of memory.
+    out_of_memory: Vec<StageId>,
     hashing: usize,
     running: usize,
     first_failed: Option<String>,
@@ -126,6 +147,7 @@ impl<'a> Board<'a> {
     pub(super) fn new(
         pipeline: &'a Pipeline,
         store: Arc<Store>,
+        options: &'a Options,
         selected: &BTreeSet<StageId>,
         forced: BTreeSet<StageId>,
         emit: &'a dyn Fn(&Stamped),
@@ -136,7 +158,11 @@ impl<'a> Board<'a> {
         let state = |id: StageId| if ready.contains(&id) { State::Ready } else { State::Blocked };
         Self {
             latest: super::latest(pipeline, &store),
-            limits: Limits::here(),
+            options,
+            bare: BTreeSet::new(),
+            remaking: BTreeSet::new(),
+            held: HashMap::new(),
+            out_of_memory: Vec::new(),
             states: pipeline.ids().map(state).collect(),
             keys: vec![None; missing.len()],
             leaders: HashMap::new(),
@@ -170,9 +196,19 @@ impl<'a> Board<'a> {
         if self.closed { None } else { self.ready.pop_first() }
     }
 
-    /// The stages to execute, in the order of the manifest.
+    /// The stages to execute, in the order of the manifest; along an axis whose larger values need more memory, the
+    /// smaller first.
     pub(super) fn wanted(&self) -> Vec<StageId> {
-        self.wanted.iter().copied().collect()
+        let mut wanted: Vec<StageId> = self.wanted.iter().copied().collect();
+        if let Some(axis) = self.pipeline.sweep.monotone {
+            let values = &self.pipeline.sweep.axes[axis as usize].values;
+            let value = |id: &StageId| {
+                let set = self.node(*id).setting.iter().find(|(at, _)| *at == axis);
+                set.and_then(|(_, value)| values[*value as usize].as_f64()).unwrap_or(f64::NEG_INFINITY)
+            };
+            wanted.sort_by(|a, b| value(a).total_cmp(&value(b)));
+        }
+        wanted
     }
 
     /// How many stages execute now.
@@ -265,8 +301,8 @@ impl<'a> Board<'a> {
         let outcome = |state: &State| match state {
             State::Done(_, true) => Outcome::Executed,
             State::Done(_, false) => Outcome::Cached,
-            State::Failed(failure) if failure.class == FailureClass::Interrupted => Outcome::Interrupted,
-            State::Failed(failure) => Outcome::Failed(failure.clone()),
+            State::Failed(failure, _) if failure.class == FailureClass::Interrupted => Outcome::Interrupted,
+            State::Failed(failure, took) => Outcome::Failed(failure.clone(), *took),
             State::Skipped(because) => Outcome::Skipped { because: because.clone() },
             State::Running(..) => Outcome::Interrupted,
             State::Blocked | State::Ready | State::Hashing | State::Wanted(..) | State::Following => {

@@ -5,13 +5,14 @@
 use super::Options;
 use super::states::{Board, Ended, Pending};
 use crate::event::{Event, Stamped};
-use crate::graph::{Node, StageId};
+use crate::graph::{Node, Pipeline, StageId};
 use crate::hash::Stamp;
 use crate::key::Digest;
 use crate::lease::Lease;
 use crate::recording::Recording;
+use crate::slots::{Demand, Slots, Taken};
 use crate::store::Store;
-use crate::worker::{Job, Live, Setting, execute, stamped, supervise};
+use crate::worker::{Job, Live, Lost, Setting, execute, stamped, supervise};
 use crate::{Failure, Source, StageInput};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -34,12 +35,22 @@ pub(super) enum Message {
 
 /// What every task needs.
 pub(super) struct Tasks<'a> {
+    pub(super) pipeline: &'a Pipeline,
     pub(super) store: Arc<Store>,
     pub(super) options: &'a Options,
     pub(super) send: Sender<Message>,
+    pub(super) slots: Slots,
     pub(super) jobs: usize,
     pub(super) cores: usize,
     pub(super) recording: &'a RefCell<Recording>,
+}
+
+/// What a stage runs with.
+struct Place {
+    /// The lease of its key, and shares in artifacts that could be removed.
+    leases: Vec<Lease>,
+    slot: Taken,
+    threads: usize,
 }
 
 impl Tasks<'_> {
@@ -55,63 +66,98 @@ impl Tasks<'_> {
 
     /// Starts what can start.
     pub(super) fn start(&self, board: &mut Board<'_>) {
-        let mut slot = None;
+        // A slot that was taken for a stage which then could not start serves the next of equal needs.
+        let mut spare: Option<(Demand, Taken)> = None;
+        let mut full: Vec<Demand> = Vec::new();
         for id in board.wanted() {
             if board.running() >= self.jobs {
                 break;
             }
-            match self.try_start(id, &mut slot, board) {
+            let demand = self.options.host.demand(self.pipeline, self.pipeline.node(id));
+            if full.contains(&demand) {
+                continue;
+            }
+            match self.try_start(id, demand, &mut spare, board) {
                 Ok(true) => {}
-                // No slot on this host: none for the others either.
-                Ok(false) => break,
+                // None on this host: none for others that need as much either.
+                Ok(false) => full.push(demand),
                 Err(failure) => board.ended(id, Ended::failure(failure)),
+            }
+            if full.iter().any(|demand| demand.cores <= 1 && demand.gpus == 0) {
+                break;
             }
         }
     }
 
-    /// Returns whether it is worth trying the next stage.
-    fn try_start(&self, id: StageId, slot: &mut Option<Lease>, board: &mut Board<'_>) -> Result<bool, Failure> {
+    /// Returns whether there was a slot.
+    fn try_start(
+        &self,
+        id: StageId,
+        demand: Demand,
+        spare: &mut Option<(Demand, Taken)>,
+        board: &mut Board<'_>,
+    ) -> Result<bool, Failure> {
+        let here = self.slots.gpus().len();
+        if demand.gpus > here {
+            let name = &self.pipeline.node(id).name;
+            let message = format!("stage `{name}` needs {} GPUs, and this host has {here}", demand.gpus);
+            return Err(Failure::user(message).hint("lower `gpus`, or run on another host; `anneal doctor` lists GPUs"));
+        }
+        if board.infer(id) {
+            return Ok(true);
+        }
+        let slot = match spare.take() {
+            Some((of, slot)) if of == demand => Some(slot),
+            // Given back before another is taken.
+            _ => self.slots.try_take(demand)?,
+        };
+        let Some(slot) = slot else { return Ok(false) };
+        let Some(pending) = board.pending(id) else {
+            *spare = Some((demand, slot));
+            return Ok(true);
+        };
         let leases = self.store.leases();
-        if slot.is_none() {
-            *slot = leases.wait_slot(self.cores.max(self.jobs), &|| true)?;
-        }
-        if slot.is_none() {
-            return Ok(false);
-        }
-        let Some(pending) = board.pending(id) else { return Ok(true) };
         let Some(lease) = leases.try_key(&pending.keyed.key)? else {
             board.waiting(id);
+            *spare = Some((demand, slot));
             return Ok(true);
         };
         // Between the look-up and the lease another process may have finished, or failed.
         if board.settle_again(id) {
+            *spare = Some((demand, slot));
             return Ok(true);
         }
-        let Some(slot) = slot.take() else { return Ok(false) };
+        let mut held = vec![lease];
+        for output in board.removable_inputs(id) {
+            held.push(leases.share_tree(&output)?);
+        }
+        // With a share in them nobody removes them any more; somebody may have done so before.
+        if board.need_files(id) {
+            *spare = Some((demand, slot));
+            return Ok(true);
+        }
         // Cores are shared by what runs and what is about to.
-        let threads = (self.cores / (board.running() + board.wanted().len()).clamp(1, self.jobs)).max(1);
-        self.execute(id, pending, lease, slot, threads, board)?;
+        let share = self.cores / (board.running() + board.wanted().len()).clamp(1, self.jobs);
+        let threads = self.pipeline.node(id).options.threads.map_or(share, |threads| threads as usize).max(1);
+        self.execute(id, pending, Place { leases: held, slot, threads }, board)?;
         Ok(true)
     }
 
-    fn execute(
-        &self,
-        id: StageId,
-        pending: Pending,
-        lease: Lease,
-        slot: Lease,
-        threads: usize,
-        board: &mut Board<'_>,
-    ) -> Result<(), Failure> {
+    fn execute(&self, id: StageId, pending: Pending, place: Place, board: &mut Board<'_>) -> Result<(), Failure> {
         let node = board.node(id);
+        let Place { leases, slot: Taken { leases: slot, gpus }, threads } = place;
         let job = self.job(node, pending, board.inputs(id))?;
         let live = Live::default();
-        let (kind, isolated) = (Arc::clone(&node.kind), node.kind.isolated());
+        let asks = node.options.threads.is_some() || !gpus.is_empty() || node.options.need_a_process();
+        let (kind, isolated) = (Arc::clone(&node.kind), node.kind.isolated() || asks);
         let (store, send, stop) = (Arc::clone(&self.store), self.send.clone(), self.options.stop.clone());
         let (command, log): (_, PathBuf) = (self.options.worker.clone(), self.recording.borrow().log(&job.stage));
+        // Where GPUs are handed out, a stage that got none sees none.
+        let ids: Vec<&str> = gpus.iter().map(|gpu| gpu.id.as_str()).collect();
+        let gpus = (!self.slots.gpus().is_empty()).then(|| ids.join(","));
+        let timeout = node.options.timeout;
         board.executing(id, live.clone());
         self.spawn(move || {
-            let _slot = slot;
             let clock = Instant::now();
             // A receiver that is gone is no reason to stop: the result is published all the same.
             let tell = |message| drop(send.send(message));
@@ -123,21 +169,24 @@ impl Tasks<'_> {
                 tell(Message::Event(event));
             };
             let result = if isolated {
-                let setting = Setting { command: &command, threads, log: &log, stop: &stop };
+                let setting = Setting { command: &command, threads, gpus, timeout, log: &log, stop: &stop };
                 let started = |pid| tell(Message::Started(id, pid));
-                supervise(&job, lease, &store, &setting, &live, started, watch)
+                // The worker keeps its slots too, so that an orphan on a GPU is not disturbed.
+                let leases = leases.into_iter().chain(slot).collect();
+                supervise(&job, leases, &store, &setting, &live, started, watch)
             } else {
-                let _lease = lease;
+                let _held = (leases, slot);
                 tell(Message::Started(id, std::process::id()));
                 let watch = RefCell::new(&mut watch);
                 let emit = |event| (*watch.borrow_mut())(stamped(Some(&job.stage), event));
                 let result = execute(&job, &*kind, &store, &emit, &|| stop.requested());
                 // Left behind, it would be swept by the next run.
                 let _ = std::fs::remove_dir_all(&job.folder);
-                result.map_err(|failure| (failure, Vec::new()))
+                result.map_err(Lost::of)
             };
             let seconds = clock.elapsed().as_secs_f64();
-            tell(Message::Ended(id, Box::new(Ended { result, seconds, peak_mib, last_step })));
+            let result = result.map_err(|lost| Lost { peak_mib: larger(peak_mib, lost.peak_mib), ..lost });
+            tell(Message::Ended(id, Box::new(Ended { result, seconds, last_step })));
         });
         Ok(())
     }
@@ -157,6 +206,8 @@ impl Tasks<'_> {
             document: pending.keyed.document,
             outputs: self.store.outputs().to_owned(),
             folder: self.store.workspace(&pending.keyed.key)?,
+            keep: node.options.keep,
+            memory_limit_mib: node.options.memory_limit_mib,
         })
     }
 
@@ -176,4 +227,9 @@ impl Tasks<'_> {
             body();
         }
     }
+}
+
+/// The larger of two measurements that may be missing.
+fn larger(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    a.into_iter().chain(b).reduce(f64::max)
 }

@@ -4,6 +4,8 @@
 //! or the user asks. Everything else is tried again at the next run. Unaware of how a failure is classified.
 use super::Store;
 use crate::key::Digest;
+use crate::options::StageOptions;
+use crate::slots::Gpu;
 use crate::{Failure, FailureClass};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,16 +13,44 @@ use std::io::Write;
 use std::path::PathBuf;
 
 /// What a stage was allowed to use; a failure for want of it holds only as long as it stays the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory of the host, MiB.
     pub host_memory_mib: Option<u64>,
+    /// Memory of each GPU that it may use, MiB: of the smallest that it could have got.
+    #[serde(default)]
+    pub device_memory_mib: Option<u64>,
+    /// The stage's own `memory_limit`, MiB.
+    #[serde(default)]
+    pub memory_limit_mib: Option<u64>,
+    /// The stage's own `timeout`, seconds.
+    #[serde(default)]
+    pub timeout_seconds: Option<f64>,
 }
 
 impl Limits {
-    /// Those of this machine.
-    pub fn here() -> Self {
-        Self { host_memory_mib: crate::memory::host_mib() }
+    /// Those of a machine with this host memory and these GPUs.
+    pub fn of_machine(gpus: &[Gpu]) -> Self {
+        let device_memory_mib = gpus.iter().filter_map(|gpu| gpu.memory_mib).min();
+        Self { host_memory_mib: crate::memory::host_mib(), device_memory_mib, ..Self::default() }
+    }
+
+    /// Those of a stage on this machine; only one that needs a GPU is limited by a GPU's memory.
+    #[must_use]
+    pub fn of_stage(&self, options: &StageOptions, gpus: usize) -> Self {
+        Self {
+            device_memory_mib: self.device_memory_mib.filter(|_| gpus > 0),
+            memory_limit_mib: options.memory_limit_mib,
+            timeout_seconds: options.timeout.map(|timeout| timeout.as_secs_f64()),
+            ..self.clone()
+        }
+    }
+
+    /// Whether a stage has the same memory under both.
+    fn same_memory(&self, other: &Self) -> bool {
+        // Within a limit of its own the machine's memory does not matter, unless a GPU's is smaller.
+        let host = self.memory_limit_mib.is_some() || self.host_memory_mib == other.host_memory_mib;
+        host && self.memory_limit_mib == other.memory_limit_mib && self.device_memory_mib == other.device_memory_mib
     }
 }
 
@@ -58,7 +88,8 @@ impl FailureRow {
         match self.failure.class {
             // A NaN comes from the numbers, whatever the limits.
             FailureClass::Nan => true,
-            FailureClass::Oom | FailureClass::Timeout => self.limits == *limits,
+            FailureClass::Oom => self.limits.same_memory(limits),
+            FailureClass::Timeout => self.limits.timeout_seconds == limits.timeout_seconds,
             FailureClass::Signal | FailureClass::User | FailureClass::Interrupted | FailureClass::Bug => false,
         }
     }

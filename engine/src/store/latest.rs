@@ -5,8 +5,12 @@
 use super::{FOLDER, Store};
 use crate::Failure;
 use crate::key::Digest;
+use crate::resolve::Found;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// Holds the digest of the names and keys for which everything here is up to date.
+const STATE: &str = ".state";
 
 /// The newest results of one experiment.
 #[derive(Debug)]
@@ -36,6 +40,11 @@ impl Latest {
         self.keys().get(stage).copied()
     }
 
+    /// Remembers a stage's key without a link: its files are not there.
+    pub fn note(&mut self, stage: &str, key: Digest) {
+        self.news.insert(stage.to_owned(), key);
+    }
+
     /// Links a stage's name to an artifact, in one step: a reader sees the old one or the new one.
     ///
     /// # Errors
@@ -58,11 +67,42 @@ impl Latest {
             })
     }
 
+    /// Links and remembers every stage, unless the last run already did so for exactly these.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn bring_up_to_date<'a>(
+        &mut self,
+        stages: impl Iterator<Item = (&'a str, &'a Found)> + Clone,
+        store: &Store,
+    ) -> Result<(), Failure> {
+        let mut hasher = blake3::Hasher::new();
+        for (name, found) in stages.clone() {
+            hasher.update(name.as_bytes()).update(&[0]).update(found.key.as_bytes());
+        }
+        let state = Digest::from(hasher.finalize()).to_string();
+        let path = self.folder.join(STATE);
+        if std::fs::read_to_string(&path).is_ok_and(|known| known == state) {
+            return Ok(());
+        }
+        for (name, found) in stages {
+            if store.has_files(&found.record) {
+                self.link(name, found.key, &found.record.output)?;
+            } else {
+                self.note(name, found.key);
+            }
+        }
+        self.save()?;
+        std::fs::write(&path, state).map_err(|e| Failure::io("write", &path, &e))
+    }
+
     /// Writes the keys down, if any is new.
     ///
     /// # Errors
     /// The disk's.
     pub fn save(&self) -> Result<(), Failure> {
+        // What was known of the whole holds no longer.
+        let _ = std::fs::remove_file(self.folder.join(STATE));
         if self.news.iter().all(|(stage, key)| self.keys().get(stage) == Some(key)) {
             return Ok(());
         }

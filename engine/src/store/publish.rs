@@ -14,6 +14,7 @@ use super::{FileEntry, Hardware, Record, Reference, Store, sync_folder};
 use crate::failpoint::pass;
 use crate::hash::{self, Stamp};
 use crate::key::Digest;
+use crate::options::Keep;
 use crate::{Failure, Source};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -44,6 +45,8 @@ pub struct Draft {
     pub references: Vec<(String, PathBuf, String)>,
     /// Files outside the store that the stage read, as they were when the key was computed.
     pub sources: Vec<(Source, Stamp, Digest)>,
+    /// What stays in the store.
+    pub keep: Keep,
     /// Named results and measurements.
     pub metrics: BTreeMap<String, f64>,
     /// Begin, seconds since the Unix epoch.
@@ -88,6 +91,8 @@ impl Store {
         }
         pass("sources-checked").map_err(at(&out))?;
         let output = hash::tree(files.iter().map(|file| (file.name.as_str(), file.size, &file.digest)));
+        // From here to the record nobody may find these files unneeded and remove them.
+        let _share = self.leases().share_tree(&output)?;
         self.place(&out, &output, &files)?;
 
         let record = Record {
@@ -97,6 +102,7 @@ impl Store {
             artifact: draft.artifact,
             output,
             files,
+            keep: draft.keep,
             metrics: draft.metrics,
             seconds: draft.seconds,
             peak_mib: draft.peak_mib,

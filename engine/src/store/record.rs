@@ -3,6 +3,7 @@
 //! Read by later versions of this program: fields are only added, each with a default. Unaware of where it is stored.
 use crate::hash::Stamp;
 use crate::key::Digest;
+use crate::options::Keep;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -24,6 +25,9 @@ pub struct Record {
     pub output: Digest,
     /// Its files, by name.
     pub files: Vec<FileEntry>,
+    /// What stays in the store when nothing needs the files any more.
+    #[serde(default, skip_serializing_if = "Keep::is_all")]
+    pub keep: Keep,
     /// Named results and measurements.
     pub metrics: BTreeMap<String, f64>,
     /// Seconds the stage took, without hashing its sources.

@@ -1,5 +1,6 @@
 //! The store in one process: hits, damage, republishing, the index. Crashes are in `tests/crash.rs`.
 use super::*;
+use crate::options::Keep;
 use crate::{FailureClass, Source};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -21,6 +22,7 @@ fn draft(store: &Store, key: &str, files: &[(&str, &str)]) -> Draft {
         folder,
         references: Vec::new(),
         sources: Vec::new(),
+        keep: Keep::All,
         metrics: BTreeMap::from([("em".to_owned(), 12.5)]),
         started: 1.0,
         seconds: 2.0,
@@ -230,16 +232,31 @@ fn rows_of_failures_stand_until_their_limits_change() {
         last_step: Some(7),
         log: vec!["last words".to_owned()],
         time: 0.0,
-        limits: Limits { host_memory_mib: memory },
+        limits: Limits { host_memory_mib: memory, ..Limits::default() },
         document: serde_json::Value::Null,
     };
     store.record_failure(&row(FailureClass::Oom, Some(100))).unwrap();
     assert_eq!(store.failure(&key), Some(row(FailureClass::Oom, Some(100))));
-    let here = Limits { host_memory_mib: Some(100) };
+    let here = Limits { host_memory_mib: Some(100), ..Limits::default() };
     assert!(row(FailureClass::Oom, Some(100)).is_final(&here));
     assert!(!row(FailureClass::Oom, Some(200)).is_final(&here));
     assert!(row(FailureClass::Nan, Some(200)).is_final(&here));
     assert!(!row(FailureClass::Bug, Some(100)).is_final(&here));
+    let with = |change: fn(&mut Limits)| {
+        let mut limits = here.clone();
+        change(&mut limits);
+        limits
+    };
+    let oom = row(FailureClass::Oom, Some(100));
+    assert!(!oom.is_final(&with(|limits| limits.memory_limit_mib = Some(50))));
+    assert!(!oom.is_final(&with(|limits| limits.device_memory_mib = Some(50))));
+    assert!(oom.is_final(&with(|limits| limits.timeout_seconds = Some(1.0))));
+    let limited = FailureRow { limits: with(|limits| limits.memory_limit_mib = Some(50)), ..oom };
+    // Within a limit of its own, another machine's memory is no reason to hope.
+    assert!(limited.is_final(&with(|limits| (limits.memory_limit_mib, limits.host_memory_mib) = (Some(50), Some(7)))));
+    let timeout = FailureRow { limits: with(|l| l.timeout_seconds = Some(9.0)), ..row(FailureClass::Timeout, None) };
+    assert!(timeout.is_final(&with(|limits| limits.timeout_seconds = Some(9.0))));
+    assert!(!timeout.is_final(&with(|limits| limits.timeout_seconds = Some(10.0))));
     publish(&store, "a", &[("x", "it worked")]);
     assert_eq!(store.failure(&key), None);
 }

@@ -9,6 +9,9 @@ use std::process::ExitStatus;
 const TAIL: usize = 20;
 /// What Rust's runtime writes when the allocator has nothing left, before it aborts.
 const NO_MEMORY: &str = "memory allocation of ";
+/// What the system says of other things that it has no memory for, such as threads; evidence only where memory is
+/// limited, because it also says so of other limits.
+const NO_ROOM: [&str; 2] = ["Cannot allocate memory", "Resource temporarily unavailable"];
 /// What it writes when the program finds itself at fault; the message is on the next line.
 const PANIC: &str = "panicked at";
 
@@ -21,6 +24,8 @@ pub(super) struct Evidence<'a> {
     pub(super) log: &'a [String],
     /// The kernel killed something for want of memory while it ran.
     pub(super) oom_kill: bool,
+    /// Its memory was limited.
+    pub(super) limited: bool,
     /// The driver asked it to stop.
     pub(super) stopped: bool,
 }
@@ -31,6 +36,10 @@ pub(super) fn classify(stage: &str, evidence: &Evidence<'_>) -> Failure {
     if let Some(at) = last(NO_MEMORY) {
         return Failure::new(FailureClass::Oom, format!("stage `{stage}`: {}", evidence.log[at]))
             .hint("lower batch_size or max_length, or use a machine with more memory");
+    }
+    if let (true, Some(at)) = (evidence.limited, NO_ROOM.iter().find_map(|words| last(words))) {
+        return Failure::new(FailureClass::Oom, format!("stage `{stage}`: {}", evidence.log[at]))
+            .hint("raise memory_limit, or lower batch_size or max_length");
     }
     match evidence.status.signal() {
         Some(9 | 15 | 2) if evidence.stopped => interrupted(stage),
@@ -90,8 +99,12 @@ mod tests {
     use super::*;
 
     fn check(raw: i32, log: &[&str], oom_kill: bool, stopped: bool) -> String {
+        told(raw, log, oom_kill, stopped, false)
+    }
+
+    fn told(raw: i32, log: &[&str], oom_kill: bool, stopped: bool, limited: bool) -> String {
         let log: Vec<String> = log.iter().map(|line| (*line).to_owned()).collect();
-        let evidence = Evidence { status: ExitStatus::from_raw(raw), log: &log, oom_kill, stopped };
+        let evidence = Evidence { status: ExitStatus::from_raw(raw), log: &log, oom_kill, limited, stopped };
         let failure = classify("s", &evidence);
         format!("{:?}: {}", failure.class, failure.message)
     }
@@ -108,6 +121,9 @@ mod tests {
         let panic = ["thread 'main' panicked at a.rs:1:2:", "index out of bounds", "   0: frame"];
         insta::assert_snapshot!(check(6, &panic, false, false), @"Bug: stage `s`: its worker said: thread 'main' panicked at a.rs:1:2: index out of bounds");
         insta::assert_snapshot!(check(3 << 8, &[], false, false), @"Bug: stage `s`: its worker ended with exit code 3 and without a result");
+        let thread = ["thread 'main' panicked at a.rs:1:2:", "failed to spawn thread: Resource temporarily unavailable (os error 11)"];
+        insta::assert_snapshot!(told(6, &thread, false, false, true), @"Oom: stage `s`: failed to spawn thread: Resource temporarily unavailable (os error 11)");
+        assert!(told(6, &thread, false, false, false).starts_with("Bug"));
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(crate) fn execute(
         checkpoints: &checkpoints,
         emit,
         stop,
+        memory_limit_mib: job.memory_limit_mib,
         metrics: RefCell::default(),
         references: RefCell::default(),
     };
@@ -49,6 +50,7 @@ pub(crate) fn execute(
         folder: job.folder.clone(),
         references: context.references.into_inner(),
         sources: job.sources.clone(),
+        keep: job.keep,
         metrics: context.metrics.into_inner(),
         started,
         seconds,

@@ -1,7 +1,8 @@
 //! The driver's side of a worker process: starts it, passes its events on, waits for its end and says what came of it.
 use super::evidence::{Evidence, classify, tail, telling};
+use super::watch::Watch;
 use super::{Job, WorkerCommand};
-use crate::Failure;
+use crate::{Failure, FailureClass};
 use crate::event::{Event, Stamped};
 use crate::lease::Lease;
 use crate::memory::oom_kills;
@@ -13,6 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// A worker that may be told to stop. Empty once its number may belong to somebody else.
 #[derive(Debug, Clone, Default)]
@@ -40,28 +42,51 @@ pub(crate) struct Setting<'a> {
     pub(crate) command: &'a WorkerCommand,
     /// Threads it should use.
     pub(crate) threads: usize,
+    /// GPUs that it may see, as `CUDA_VISIBLE_DEVICES` calls them; `None`: whatever the driver sees.
+    pub(crate) gpus: Option<String>,
+    /// It is ended after this time.
+    pub(crate) timeout: Option<Duration>,
     /// Where its standard error goes.
     pub(crate) log: &'a Path,
     /// The wish to stop.
     pub(crate) stop: &'a Stop,
 }
 
-/// Runs a job in a process of its own, until that process ends. `started` gets its number; `emit` its events but the
-/// last one. On failure, also returns the last lines of its log.
+/// An execution without a result.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    /// Why.
+    pub(crate) failure: Failure,
+    /// The last lines of its log.
+    pub(crate) log: Vec<String>,
+    /// Largest resident memory that was seen from outside, MiB.
+    pub(crate) peak_mib: Option<f64>,
+}
+
+impl Lost {
+    /// Nothing is known but why.
+    pub(crate) fn of(failure: Failure) -> Self {
+        Self { failure, log: Vec::new(), peak_mib: None }
+    }
+}
+
+/// Runs a job in a process of its own, until that process ends; it keeps the leases. `started` gets its number; `emit`
+/// its events but the last one.
 pub(crate) fn supervise(
     job: &Job,
-    lease: Lease,
+    leases: Vec<Lease>,
     store: &Store,
     setting: &Setting<'_>,
     live: &Live,
     started: impl FnOnce(u32),
     mut emit: impl FnMut(Stamped),
-) -> Result<Arc<Record>, (Failure, Vec<String>)> {
+) -> Result<Arc<Record>, Lost> {
     let kills = oom_kills();
-    let mut child = spawn(job, lease, setting).map_err(|failure| (failure, Vec::new()))?;
+    let mut child = spawn(job, leases, setting).map_err(Lost::of)?;
     let pid = child.id();
     live.set(i32::try_from(pid).ok().and_then(Pid::from_raw));
     started(pid);
+    let watch = Watch::start(pid, live, setting.timeout);
     let mut last = None;
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
@@ -76,10 +101,15 @@ pub(crate) fn supervise(
         }
     }
     let status = reap(&mut child, live);
+    let (timed_out, peak_mib) = watch.finish();
     // Killed, it could not clean up; no other process knows this folder's name.
     let _ = std::fs::remove_dir_all(&job.folder);
+    let lost = |failure, log| Lost { failure, log: telling(log), peak_mib };
+    // Asked to stop, a stage may say that it was interrupted: here it is known by whom.
+    let because_of_time = |failure: &Failure| timed_out && failure.class != FailureClass::Bug;
     if let Some(Event::StageFailed { failure, .. }) = last {
-        return Err((failure, telling(tail(setting.log))));
+        let failure = if because_of_time(&failure) { out_of_time(job, setting) } else { failure };
+        return Err(lost(failure, tail(setting.log)));
     }
     // The store is the truth: a worker may be killed between publishing and saying so. Its process number tells its
     // result from an older one.
@@ -88,23 +118,38 @@ pub(crate) fn supervise(
     }
     let log = tail(setting.log);
     let status =
-        status.map_err(|e| (Failure::bug(format!("cannot wait for worker {pid}: {e}")), telling(log.clone())))?;
+        status.map_err(|e| lost(Failure::bug(format!("cannot wait for worker {pid}: {e}")), log.clone()))?;
     let oom_kill = kills.zip(oom_kills()).is_some_and(|(before, after)| after > before);
-    let evidence = Evidence { status, log: &log, oom_kill, stopped: setting.stop.requested() };
-    Err((classify(&job.stage, &evidence), telling(log)))
+    let limited = job.memory_limit_mib.is_some() && job.on_host();
+    let evidence = Evidence { status, log: &log, oom_kill, limited, stopped: setting.stop.requested() };
+    let failure = classify(&job.stage, &evidence);
+    let failure = if because_of_time(&failure) { out_of_time(job, setting) } else { failure };
+    Err(lost(failure, log))
 }
 
-fn spawn(job: &Job, lease: Lease, setting: &Setting<'_>) -> Result<Child, Failure> {
+fn out_of_time(job: &Job, setting: &Setting<'_>) -> Failure {
+    let seconds = setting.timeout.unwrap_or_default().as_secs_f64();
+    Failure::new(FailureClass::Timeout, format!("stage `{}` was ended after {seconds} s, its `timeout`", job.stage))
+        .hint("raise `timeout`; what was saved in its checkpoints is kept")
+}
+
+fn spawn(job: &Job, leases: Vec<Lease>, setting: &Setting<'_>) -> Result<Child, Failure> {
     let path = job.folder.join("job.json");
     let text = serde_json::to_vec_pretty(job).map_err(|e| Failure::bug(format!("cannot write a job: {e}")))?;
     std::fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))?;
     // Without a log the work can still be done.
     let log = std::fs::File::create(setting.log).map_or_else(|_| Stdio::null(), Stdio::from);
     let WorkerCommand { program, args } = setting.command;
-    Command::new(program)
+    let leases =
+        Lease::into_stdio(leases).map_err(|e| Failure::bug(format!("cannot hand leases to a worker: {e}")))?;
+    let mut command = Command::new(program);
+    if let Some(gpus) = &setting.gpus {
+        command.env("CUDA_VISIBLE_DEVICES", gpus);
+    }
+    command
         .args(args)
         .arg(&path)
-        .stdin(lease.into_stdio())
+        .stdin(leases)
         .stdout(Stdio::piped())
         .stderr(log)
         // Ctrl+C reaches the driver only, which then asks its workers.

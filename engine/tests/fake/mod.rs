@@ -1,6 +1,7 @@
 //! A stage kind for tests, pipelines of it, and a walker that checks a store without the engine's code.
 use anneal_engine::event::{Event, Stamped, Step};
 use anneal_engine::graph::{Header, Node, Pipeline, StageId};
+use anneal_engine::host::Host;
 use anneal_engine::registry::Registry;
 use anneal_engine::run::{Options, RunSummary, run};
 use anneal_engine::stage::Problem;
@@ -174,7 +175,11 @@ pub(crate) fn options(dir: &Path) -> Options {
         outputs: dir.join("outputs"),
         jobs: None,
         only: Vec::new(),
+        cells: Vec::new(),
         force: Vec::new(),
+        retry: Vec::new(),
+        host: Host::default(),
+        slots: dir.join("slots"),
         keep_going: true,
         worker: WorkerCommand { program: std::env::current_exe().unwrap(), args: vec!["worker".into()] },
         stop: Stop::default(),

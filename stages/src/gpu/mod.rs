@@ -17,6 +17,16 @@ pub use sample::{Facts, Sampler, Source, Totals};
 pub use survey::{Card, Driver, Survey, survey};
 pub use watch::{Watch, watch};
 
+/// The GPUs that this process may use: what `CUDA_VISIBLE_DEVICES` calls each, and its memory in MiB. None without the
+/// feature `cuda`, or where the driver's library cannot be opened.
+pub fn usable() -> Vec<(String, Option<u64>)> {
+    #[cfg(feature = "cuda")]
+    let found = nvml::usable();
+    #[cfg(not(feature = "cuda"))]
+    let found = Vec::new();
+    found
+}
+
 /// Opens the driver's facts on the device that `numerics` computes on; `None`: it has none to tell.
 pub fn source(numerics: &str) -> Option<Box<dyn Source>> {
     if !numerics.starts_with("cuda") {

@@ -99,3 +99,20 @@ pub(super) fn survey() -> Result<(Driver, Vec<Card>), String> {
     };
     Ok((Driver { version, cuda }, devices(nvml).into_iter().map(card).collect()))
 }
+
+/// Every GPU that this process may use, by id, with its memory in MiB; in the order of the list that says so.
+pub(super) fn usable() -> Vec<(String, Option<u64>)> {
+    let Ok(nvml) = library() else { return Vec::new() };
+    let all: Vec<(String, Option<u64>)> = devices(nvml)
+        .into_iter()
+        .filter_map(|device| Some((device.uuid().ok()?, device.memory_info().ok().map(|memory| memory.total >> 20))))
+        .collect();
+    let Some(list) = visible() else { return all };
+    let named = |entry: &str| match choice(Some(entry)) {
+        Choice::Index(index) => all.get(index as usize).cloned(),
+        // A slice has no entry of its own here; its memory is not known.
+        Choice::Id(id) => Some(all.iter().find(|(uuid, _)| uuid.starts_with(&id)).cloned().unwrap_or((id, None))),
+        Choice::Nothing => None,
+    };
+    list.split(',').map_while(|entry| named(entry)).collect()
+}

@@ -20,7 +20,7 @@ pub(super) fn run(args: &Explain, context: &Context) -> Result<Exit, Error> {
         return Err(Error::Usage(failure.hint(format!("the stages are: {}", names.join(", ")))));
     };
     let store = super::store(&args.outputs, &pipeline)?;
-    let found = resolve(&pipeline, &store);
+    let found = resolve(&pipeline, &store, &super::host(&pipeline));
     let (node, resolved) = (pipeline.node(id), &found[id.index()]);
     let before = Latest::of(&store, &pipeline.experiment).key(&node.name).and_then(|key| store.record(&key));
     let document = resolved.keyed.as_ref().map(|keyed| &keyed.document);
@@ -49,9 +49,9 @@ pub(super) fn run(args: &Explain, context: &Context) -> Result<Exit, Error> {
 
 fn state_word(status: &Status) -> &'static str {
     match status {
-        Status::Cached(_) => "cached",
+        Status::Cached(_) | Status::Dropped(_) => "cached",
         Status::Missing(_) => "run",
-        Status::Failed(_) => "failed",
+        Status::Failed(..) | Status::Inferred(_) => "failed",
         Status::Unknown => "after",
         Status::Unreadable(_) => "blocked",
     }
@@ -60,9 +60,12 @@ fn state_word(status: &Status) -> &'static str {
 fn headline(pipeline: &Pipeline, node: &Node, found: &[Resolved], resolved: &Resolved) -> String {
     let what = match &resolved.status {
         Status::Cached(record) => format!("its result is in the store: {}", record.output),
+        Status::Dropped(record) => format!("its record is kept, its files are not: {}", record.output),
+        Status::Missing(Miss::Dropped(_)) => "its files were removed, and it would run to make them again".to_owned(),
+        Status::Inferred(failure) => failure.message.clone(),
         Status::Missing(Miss::Absent) => "it has no result for this key and would run".to_owned(),
         Status::Missing(Miss::Damaged(why)) => format!("its result is damaged, so it would run: {why}"),
-        Status::Failed(row) => format!("its last attempt failed ({}): {}", row.failure.class, row.failure.message),
+        Status::Failed(row, _) => format!("its last attempt failed ({}): {}", row.failure.class, row.failure.message),
         Status::Unreadable(failure) => format!("it cannot run: {}", failure.message),
         Status::Unknown => {
             let missing = |(_, from): &&(String, anneal_engine::graph::StageId)| found[from.index()].record().is_none();

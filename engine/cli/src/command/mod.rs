@@ -21,7 +21,9 @@ use crate::args::{Cli, Color, Command, Device, Outputs, Source};
 use crate::exit::{Error, Exit};
 use crate::{output, render};
 use anneal_engine::graph::Pipeline;
+use anneal_engine::host::Host;
 use anneal_engine::manifest::{LoadOptions, load};
+use anneal_engine::slots::Gpu;
 use anneal_engine::store::Store;
 use anneal_engine::{Failure, Registry};
 use clap::Parser;
@@ -136,6 +138,18 @@ pub(crate) fn outputs(args: &Outputs, pipeline: &Pipeline) -> PathBuf {
 /// The folder cannot be made or read.
 pub(crate) fn store(args: &Outputs, pipeline: &Pipeline) -> Result<Store, Error> {
     Ok(Store::open(&outputs(args, pipeline))?)
+}
+
+/// This machine; its GPUs are looked for only if a stage may need one.
+pub(crate) fn host(pipeline: &Pipeline) -> Host {
+    let asked = pipeline.stages.iter().any(|node| node.options.gpus.is_some());
+    let gpus = if asked || pipeline.numerics == Device::Cuda.numerics() {
+        let gpu = |(id, memory_mib)| Gpu { id, memory_mib };
+        anneal_stages::gpu::usable().into_iter().map(gpu).collect()
+    } else {
+        Vec::new()
+    };
+    Host::new(gpus)
 }
 
 /// The numerics class of a device.

@@ -7,7 +7,7 @@ use crate::exit::{Error, Exit};
 use crate::{output, render};
 use anneal_engine::graph::{Node, Pipeline, StageId};
 use anneal_engine::resolve::{Resolved, Status, reasons, resolve};
-use anneal_engine::store::{Latest, Limits, Store};
+use anneal_engine::store::{Latest, Store};
 use serde_json::{Value, json};
 
 /// What a run would do with a stage.
@@ -28,7 +28,7 @@ enum State {
 pub(super) fn run(args: &Plan, context: &Context) -> Result<Exit, Error> {
     let pipeline = super::pipeline(&args.source, context)?;
     let store = super::store(&args.outputs, &pipeline)?;
-    let found = resolve(&pipeline, &store);
+    let found = resolve(&pipeline, &store, &super::host(&pipeline));
     let latest = Latest::of(&store, &pipeline.experiment);
     let states: Vec<State> = pipeline.ids().map(|id| state(&pipeline, id, &found, &latest, &store)).collect();
     if args.json {
@@ -47,12 +47,11 @@ fn state(pipeline: &Pipeline, id: StageId, found: &[Resolved], latest: &Latest, 
     let node = pipeline.node(id);
     let Resolved { keyed, status } = &found[id.index()];
     match (status, keyed) {
-        (Status::Cached(_), _) => State::Cached,
+        (Status::Cached(_) | Status::Dropped(_), _) => State::Cached,
         (Status::Missing(miss), Some(keyed)) => State::Run(reasons(&node.name, keyed, miss, latest, store)),
-        (Status::Failed(row), _) if row.is_final(&Limits::here()) => {
-            State::Failed(format!("{}: {}", row.failure.class, row.failure.message))
-        }
-        (Status::Failed(row), _) => State::Run(vec![format!("its last attempt failed: {}", row.failure.message)]),
+        (Status::Failed(row, true), _) => State::Failed(format!("{}: {}", row.failure.class, row.failure.message)),
+        (Status::Inferred(failure), _) => State::Failed(format!("{}: {}", failure.class, failure.message)),
+        (Status::Failed(row, false), _) => State::Run(vec![format!("its last attempt failed: {}", row.failure.message)]),
         (Status::Unreadable(failure), _) => State::Blocked(failure.message.clone()),
         (Status::Unknown | Status::Missing(_), _) => State::After(waits_for(pipeline, node, found)),
     }

@@ -7,12 +7,13 @@ use crate::exit::{Error, Exit};
 use crate::render::progress::Progress;
 use crate::render::table;
 use crate::{output, render};
-use anneal_engine::Failure;
 use anneal_engine::diagnostic::Diagnostics;
 use anneal_engine::event::Stamped;
-use anneal_engine::graph::Pipeline;
+use anneal_engine::graph::{Pipeline, StageId};
 use anneal_engine::report::{Known, report};
 use anneal_engine::run::{Options, Outcome, RunSummary};
+use anneal_engine::select::{named, select};
+use anneal_engine::slots::Slots;
 use anneal_engine::stop::Stop;
 use anneal_engine::worker::WorkerCommand;
 use std::cell::Cell;
@@ -21,16 +22,21 @@ use std::io::{IsTerminal, Write};
 
 pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
     let pipeline = super::pipeline(&args.source, context)?;
-    let on_gpu = pipeline.numerics == Device::Cuda.numerics();
-    let only = names(&pipeline, "--only", &args.only)?;
-    names(&pipeline, "--force", &args.force)?;
-    check_files(&pipeline, &only)?;
+    let selected = select(&pipeline, &args.only, &args.cells).map_err(Error::Usage)?;
+    named(&pipeline, &args.force).map_err(Error::Usage)?;
+    check_files(&pipeline, &selected)?;
+    let host = super::host(&pipeline);
+    // Where GPUs cannot be counted, two trainings on one would take each other's memory.
+    let alone = pipeline.numerics == Device::Cuda.numerics() && host.gpus.is_empty();
     let options = Options {
         outputs: super::outputs(&args.outputs, &pipeline),
-        // Two trainings on one GPU would take each other's memory; whoever knows that both fit can say so.
-        jobs: args.jobs.map(|jobs| jobs as usize).or(on_gpu.then_some(1)),
+        jobs: args.jobs.map(|jobs| jobs as usize).or(alone.then_some(1)),
         only: args.only.clone(),
+        cells: args.cells.clone(),
         force: args.force.clone(),
+        retry: args.retry.iter().map(|retry| retry.class()).collect(),
+        host,
+        slots: Slots::host_folder(),
         keep_going: !args.fail_fast,
         worker: WorkerCommand::this_program()?,
         stop: Stop::on_signals()?,
@@ -60,26 +66,11 @@ pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
     }
 }
 
-/// The stages that an option names.
-fn names(pipeline: &Pipeline, option: &str, names: &[String]) -> Result<BTreeSet<u32>, Error> {
-    let mut found = BTreeSet::new();
-    for name in names {
-        let Some(id) = pipeline.find(name) else {
-            let known: Vec<&str> = pipeline.stages.iter().map(|node| node.name.as_str()).collect();
-            let failure =
-                Failure::user(format!("{option} {name}: there is no such stage in {}", pipeline.manifest.display()));
-            return Err(Error::Usage(failure.hint(format!("the stages are: {}", known.join(", ")))));
-        };
-        found.insert(id.0);
-        found.extend(pipeline.ancestors(id).iter().map(|id| id.0));
-    }
-    Ok(found)
-}
-
 /// Before anything runs, tells of every file that is not there and that a stage of this run would read.
-fn check_files(pipeline: &Pipeline, only: &BTreeSet<u32>) -> Result<(), Error> {
-    let wanted = pipeline.ids().filter(|id| only.is_empty() || only.contains(&id.0));
-    let missing: Vec<_> = wanted.flat_map(|id| pipeline.node(id).missing.iter().cloned()).collect();
+fn check_files(pipeline: &Pipeline, selected: &BTreeSet<StageId>) -> Result<(), Error> {
+    let mut missing: Vec<_> = selected.iter().flat_map(|id| pipeline.node(*id).missing.iter().cloned()).collect();
+    // Instances of one stage miss the same file.
+    missing.dedup();
     if missing.is_empty() { Ok(()) } else { Err(Diagnostics(missing).into()) }
 }
 
@@ -95,7 +86,7 @@ fn exit(summary: &RunSummary) -> Exit {
         return Exit::Interrupted;
     }
     let class = |outcome: &Outcome| match outcome {
-        Outcome::Failed(failure) => Some(failure.class),
+        Outcome::Failed(failure, _) => Some(failure.class),
         _ => None,
     };
     Exit::of_all(summary.stages.iter().filter_map(|stage| class(&stage.outcome)))
@@ -110,6 +101,7 @@ fn headline(summary: &RunSummary) -> String {
     let mut parts = vec![format!("{executed} executed"), format!("{cached} cached")];
     parts.extend((*failed > 0).then(|| format!("{failed} failed")));
     parts.extend((*skipped > 0).then(|| format!("{skipped} not run")));
-    let line = format!("{} in {time}; {}", parts.join(", "), summary.folder.display());
+    let folder = summary.folder.iter().map(|folder| format!("; {}", folder.display())).collect::<String>();
+    let line = format!("{} in {time}{folder}", parts.join(", "));
     if *interrupted { format!("interrupted: {line}\nthe same command goes on where it stopped") } else { line }
 }

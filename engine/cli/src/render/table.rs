@@ -5,7 +5,7 @@ pub(crate) mod html;
 #[cfg(test)]
 mod tests;
 
-use anneal_engine::report::{Report, StageState};
+use anneal_engine::report::{Report, ResultRow, StageState};
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle, presets};
 
 /// For whom.
@@ -26,7 +26,9 @@ const GPU_TITLE: &str = "GPU peak MiB";
 /// Both tables, one below the other.
 pub(crate) fn both(report: &Report, look: Look) -> String {
     let stages = stages(report, look);
-    if report.results.is_empty() { stages } else { format!("{}\n\n{stages}", results(report, look)) }
+    let why = failures(report);
+    let why = if why.is_empty() { why } else { format!("\n{why}") };
+    if report.results.is_empty() { format!("{stages}{why}") } else { format!("{}\n\n{stages}{why}", results(report, look)) }
 }
 
 /// The results side by side.
@@ -46,6 +48,9 @@ type Cells = (Vec<String>, Vec<Vec<String>>);
 fn result_cells(report: &Report) -> Cells {
     let unfinished = report.results.iter().any(|row| row.status != StageState::Done);
     let mut head = vec!["result".to_owned()];
+    let swept = !report.axes.is_empty();
+    head.extend(swept.then(|| "cell".to_owned()));
+    head.extend(report.axes.iter().cloned());
     let gpu = report.columns.iter().any(|column| column.name == GPU_PEAK);
     // Beside the GPU's memory it must be clear that this is the host's.
     let title = |column: &&anneal_engine::report::Column| match column.name {
@@ -54,16 +59,41 @@ fn result_cells(report: &Report) -> Cells {
     };
     head.extend(report.columns.iter().map(|column| title(column).to_owned()));
     head.extend(unfinished.then(|| "state".to_owned()));
-    let row = |row: &anneal_engine::report::ResultRow| {
+    let row = |row: &ResultRow| {
         let value = |column: &&anneal_engine::report::Column| {
             row.values.get(column.name).map_or("-".to_owned(), |value| column.format.text(*value))
         };
         let mut cells = vec![row.label.clone()];
+        cells.extend(swept.then(|| row.cell.clone().unwrap_or_else(|| "-".to_owned())));
+        cells.extend(report.axes.iter().map(|axis| row.setting.get(axis).map_or("-".to_owned(), plain)));
         cells.extend(report.columns.iter().map(value));
         cells.extend(unfinished.then(|| row.status.to_string()));
         cells
     };
     (head, report.results.iter().map(row).collect())
+}
+
+/// A swept value as people read it.
+fn plain(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The best result in a line: which, and what it measured.
+pub(crate) fn best(report: &Report, metric: &str, row: Option<&ResultRow>) -> String {
+    let Some(row) = row else { return format!("best {metric}: no result that is done has one") };
+    let set: Vec<String> = row.setting.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
+    let cell = row.cell.iter().map(|cell| format!(" [{cell}]")).collect::<String>();
+    let value = |column: &&anneal_engine::report::Column| {
+        Some(format!("{} {}", column.title, column.format.text(*row.values.get(column.name)?)))
+    };
+    let values: Vec<String> = report.columns.iter().filter_map(value).collect();
+    format!("best {metric}: {}{cell} {}({})", row.label, set.iter().map(|s| format!("{s} ")).collect::<String>(), values.join(", "))
+}
+
+/// Why results are missing, a line each; stages that failed for the same reason once.
+fn failures(report: &Report) -> String {
+    let told = report.stages.iter().filter_map(|row| Some((row, row.status.why()?)));
+    told.map(|(row, why)| format!("\n{}: {}: {why}", row.name, row.status)).collect()
 }
 
 fn stage_cells(report: &Report) -> Cells {

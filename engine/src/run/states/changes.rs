@@ -2,13 +2,13 @@
 //! for others.
 //!
 //! Unaware of threads and channels.
-use super::{Board, Ended, Pending, Sources, State};
+use super::{Board, Ended, Pending, Sources, State, Took};
 use crate::event::Event;
 use crate::graph::StageId;
 use crate::key::Digest;
 use crate::resolve::{hash_sources, keyed, reasons};
 use crate::store::{FailureRow, Miss, Record};
-use crate::worker::Live;
+use crate::worker::{Live, Lost};
 use crate::{Failure, FailureClass};
 use std::sync::Arc;
 
@@ -22,16 +22,23 @@ impl Board<'_> {
         }
         let sources = match hashed.unwrap_or_else(|| hash_sources(self.node(id), &self.store)) {
             Ok(sources) => sources,
-            Err(failure) => return self.fail(id, failure, 0.0),
+            Err(failure) => return self.fail(id, failure, Took::default()),
         };
         let outputs: Vec<Digest> = self.node(id).inputs.iter().filter_map(|(_, from)| self.output(*from)).collect();
         let keyed = keyed(self.pipeline, id, &outputs, &sources);
         let key = keyed.key;
         self.keys[id.index()] = Some(key);
-        if let Some(leader) = self.leaders.get(&key).copied() {
+        let again = self.remaking.contains(&id);
+        if let Some(leader) = self.leaders.get(&key).copied().filter(|leader| *leader != id && !again) {
             match &self.states[leader.index()] {
-                State::Done(record, _) => self.found(id, Arc::clone(record)),
-                State::Failed(failure) => self.fail(id, failure.clone(), 0.0),
+                State::Done(record, _) => {
+                    let record = Arc::clone(record);
+                    return if self.bare.contains(&leader) { self.found_bare(id, record) } else { self.found(id, record) };
+                }
+                State::Failed(failure, took) => {
+                    let (failure, took) = (failure.clone(), *took);
+                    self.fail(id, failure, took);
+                }
                 _ => {
                     self.followers.entry(leader).or_default().push(id);
                     self.states[id.index()] = State::Following;
@@ -47,6 +54,9 @@ impl Board<'_> {
                 Some(miss) => reasons(&self.node(id).name, &keyed, &miss, &self.latest, &self.store),
             }
         };
+        if self.need_files(id) {
+            return;
+        }
         let (seed, numerics) = (self.node(id).seed, self.pipeline.numerics.clone());
         self.leaders.insert(key, id);
         self.wanted.insert(id);
@@ -61,17 +71,26 @@ impl Board<'_> {
                 self.found(id, record);
                 None
             }
+            // The record is all that is asked for.
+            Err(Miss::Dropped(record)) if !self.node(id).options.keep.is_all() && !self.remaking.contains(&id) => {
+                self.found_bare(id, record);
+                None
+            }
             Err(miss) => {
-                let Some(row) = self.store.failure(&key).filter(|row| row.is_final(&self.limits)) else {
+                let limits = self.options.host.limits(self.pipeline, self.node(id));
+                let stands = |row: &FailureRow| {
+                    row.is_final(&limits) && !self.options.retry.contains(&row.failure.class)
+                };
+                let Some(row) = self.store.failure(&key).filter(stands) else {
                     return Some(miss);
                 };
-                let name = &self.node(id).name;
+                let took = Took { seconds: row.seconds, peak_mib: row.peak_mib, last_step: row.last_step };
                 let failure = Failure {
                     message: format!("{} (from an earlier run; not tried again)", row.failure.message),
-                    hint: Some(format!("change a parameter, or try again with --force {name}")),
+                    hint: Some(row.failure.class.retry_hint(&self.node(id).name)),
                     ..row.failure
                 };
-                self.fail(id, failure, 0.0);
+                self.fail(id, failure, took);
                 None
             }
         }
@@ -81,6 +100,17 @@ impl Board<'_> {
     pub(in crate::run) fn settle_again(&mut self, id: StageId) -> bool {
         let Some(key) = self.keys[id.index()].filter(|_| !self.forced.contains(&id)) else { return false };
         self.look_up(id, key).is_none()
+    }
+
+    /// Looks up the stages that another process works on.
+    pub(in crate::run) fn look_again(&mut self) {
+        for id in self.wanted() {
+            if let (State::Wanted(_, true), Some(key)) = (&self.states[id.index()], self.keys[id.index()])
+                && !self.forced.contains(&id)
+            {
+                self.look_up(id, key);
+            }
+        }
     }
 
     /// Another process holds its lease.
@@ -115,7 +145,7 @@ impl Board<'_> {
         self.wanted.remove(&id);
         let state = std::mem::replace(&mut self.states[id.index()], State::Blocked);
         self.running -= usize::from(matches!(state, State::Running(..)));
-        let Ended { result, seconds, peak_mib, last_step } = ended;
+        let Ended { result, seconds, last_step } = ended;
         match result {
             Ok(record) => {
                 let (key, output) = (record.key.to_string(), record.output.to_string());
@@ -123,7 +153,7 @@ impl Board<'_> {
                 self.tell(id, Event::StageFinished { key, output, seconds, peak_mib, metrics });
                 self.complete(id, record, true);
             }
-            Err((failure, log)) => {
+            Err(Lost { failure, log, peak_mib }) => {
                 if let (State::Running(pending, _) | State::Wanted(pending, _), false) =
                     (state, failure.class == FailureClass::Interrupted)
                 {
@@ -138,17 +168,17 @@ impl Board<'_> {
                         last_step,
                         log,
                         time: crate::hash::now_nanos() as f64 / 1e9,
-                        limits: self.limits.clone(),
+                        limits: self.options.host.limits(self.pipeline, node),
                         document: pending.keyed.document,
                     });
                     self.warn(id, recorded);
                 }
-                self.fail(id, failure, seconds);
+                self.fail(id, failure, Took { seconds, peak_mib, last_step });
             }
         }
     }
 
-    fn found(&mut self, id: StageId, record: Arc<Record>) {
+    pub(super) fn found(&mut self, id: StageId, record: Arc<Record>) {
         self.wanted.remove(&id);
         self.tell(id, Event::StageCached { key: record.key.to_string(), output: record.output.to_string() });
         self.complete(id, record, false);
@@ -157,28 +187,54 @@ impl Board<'_> {
     fn complete(&mut self, id: StageId, record: Arc<Record>, executed: bool) {
         let linked = self.latest.link(&self.node(id).name, record.key, &record.output);
         self.warn(id, linked);
+        self.done(id, record, executed);
+    }
+
+    /// There is a result, with or without its files.
+    pub(super) fn done(&mut self, id: StageId, record: Arc<Record>, executed: bool) {
         self.states[id.index()] = State::Done(Arc::clone(&record), executed);
         for follower in self.followers.remove(&id).unwrap_or_default() {
             self.found(follower, Arc::clone(&record));
         }
-        for next in self.pipeline.dependents(id) {
-            self.missing[next.index()] -= 1;
-            if self.missing[next.index()] == 0
-                && self.selected.contains(next)
-                && matches!(self.states[next.index()], State::Blocked)
-            {
-                self.states[next.index()] = State::Ready;
-                self.ready.insert(*next);
+        if self.remaking.remove(&id) {
+            self.files_are_back(id);
+        } else {
+            for next in self.pipeline.dependents(id) {
+                self.missing[next.index()] -= 1;
+                if self.missing[next.index()] == 0
+                    && self.selected.contains(next)
+                    && matches!(self.states[next.index()], State::Blocked)
+                {
+                    self.states[next.index()] = State::Ready;
+                    self.ready.insert(*next);
+                }
             }
         }
+        self.let_go_around(id);
     }
 
-    fn fail(&mut self, id: StageId, failure: Failure, seconds: f64) {
+    /// Fails a stage without trying it, if one that needs less memory ran out of it. Says whether it did.
+    pub(in crate::run) fn infer(&mut self, id: StageId) -> bool {
+        let Some(axis) = self.pipeline.sweep.monotone.filter(|_| !self.forced.contains(&id)) else { return false };
+        let smaller = self.out_of_memory.iter().find(|other| self.pipeline.is_smaller(**other, id, axis));
+        let Some(smaller) = smaller else { return false };
+        let parameter = &self.pipeline.sweep.axes[axis as usize].key;
+        let failure = Failure::inferred_oom(&self.node(*smaller).name, parameter);
+        self.fail(id, failure, Took::default());
+        true
+    }
+
+    fn fail(&mut self, id: StageId, failure: Failure, took: Took) {
         self.wanted.remove(&id);
-        self.tell(id, Event::StageFailed { failure: failure.clone(), seconds });
-        self.states[id.index()] = State::Failed(failure.clone());
+        self.remaking.remove(&id);
+        let Took { seconds, peak_mib, last_step } = took;
+        self.tell(id, Event::StageFailed { failure: failure.clone(), seconds, peak_mib, last_step });
+        self.states[id.index()] = State::Failed(failure.clone(), took);
+        if failure.class == FailureClass::Oom && !failure.inferred {
+            self.out_of_memory.push(id);
+        }
         for follower in self.followers.remove(&id).unwrap_or_default() {
-            self.fail(follower, failure.clone(), 0.0);
+            self.fail(follower, failure.clone(), took);
         }
         if failure.class == FailureClass::Interrupted {
             return;
@@ -192,6 +248,7 @@ impl Board<'_> {
             }
         }
         self.first_failed.get_or_insert(because);
+        self.let_go_around(id);
     }
 
     pub(super) fn skip(&mut self, id: StageId, because: &str) {

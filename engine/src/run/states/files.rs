@@ -1,0 +1,108 @@
+//! Files that come and go: results of which only the record is kept, and what happens when somebody needs their files.
+//!
+//! Unaware of threads and channels.
+use super::{Board, State};
+use crate::event::Event;
+use crate::graph::StageId;
+use crate::key::Digest;
+use crate::store::Record;
+use std::sync::Arc;
+
+impl Board<'_> {
+    /// Its record was found; its files were removed, and so far nobody needs them.
+    pub(super) fn found_bare(&mut self, id: StageId, record: Arc<Record>) {
+        self.wanted.remove(&id);
+        self.bare.insert(id);
+        self.tell(id, Event::StageCached { key: record.key.to_string(), output: record.output.to_string() });
+        self.latest.note(&self.pipeline.node(id).name, record.key);
+        self.done(id, record, false);
+    }
+
+    /// Whether a stage must wait for files that were removed; then the stages that make them run again.
+    pub(in crate::run) fn need_files(&mut self, id: StageId) -> bool {
+        let mut inputs: Vec<StageId> = self.node(id).inputs.iter().map(|(_, from)| *from).collect();
+        inputs.sort_unstable();
+        inputs.dedup();
+        let gone = |from: &StageId| match &self.states[from.index()] {
+            State::Done(record, _) => {
+                self.bare.contains(from) || (!record.keep.is_all() && !self.store.has_files(record))
+            }
+            // It runs again already, for another.
+            _ => self.remaking.contains(from),
+        };
+        let gone: Vec<StageId> = inputs.into_iter().filter(gone).collect();
+        if gone.is_empty() {
+            return false;
+        }
+        self.wanted.remove(&id);
+        self.states[id.index()] = State::Blocked;
+        if let Some(key) = self.keys[id.index()]
+            && self.leaders.get(&key) == Some(&id)
+        {
+            self.leaders.remove(&key);
+        }
+        self.held.insert(id, gone.len());
+        for from in gone {
+            self.bare.remove(&from);
+            if self.remaking.insert(from) {
+                self.states[from.index()] = State::Ready;
+                self.ready.insert(from);
+            }
+        }
+        true
+    }
+
+    /// What waited for a stage's files can go on.
+    pub(super) fn files_are_back(&mut self, id: StageId) {
+        for next in self.pipeline.dependents(id) {
+            let Some(waits) = self.held.get_mut(next) else { continue };
+            *waits -= 1;
+            if *waits == 0 {
+                self.held.remove(next);
+                if matches!(self.states[next.index()], State::Blocked) {
+                    self.states[next.index()] = State::Ready;
+                    self.ready.insert(*next);
+                }
+            }
+        }
+    }
+
+    /// Outputs among a stage's inputs whose files somebody may remove.
+    pub(in crate::run) fn removable_inputs(&self, id: StageId) -> Vec<Digest> {
+        let output = |(_, from): &(String, StageId)| match &self.states[from.index()] {
+            State::Done(record, _) if !record.keep.is_all() => Some(record.output),
+            _ => None,
+        };
+        self.node(id).inputs.iter().filter_map(output).collect()
+    }
+
+    /// Removes the files of a stage, and of those that it took files from, as far as nothing in this run needs them.
+    pub(super) fn let_go_around(&mut self, id: StageId) {
+        let mut near = vec![id];
+        near.extend(self.node(id).inputs.iter().map(|(_, from)| *from));
+        for at in near {
+            self.let_go(at);
+        }
+    }
+
+    fn let_go(&mut self, id: StageId) {
+        let State::Done(record, _) = &self.states[id.index()] else { return };
+        let record = Arc::clone(record);
+        if self.node(id).options.keep.is_all() || record.keep.is_all() || self.bare.contains(&id) || self.closed {
+            return;
+        }
+        let needed = self.pipeline.dependents(id).iter().any(|next| {
+            let ended = matches!(self.states[next.index()], State::Done(..) | State::Failed(..) | State::Skipped(_));
+            self.selected.contains(next) && (!ended || self.remaking.contains(next))
+        });
+        if needed {
+            return;
+        }
+        match self.store.drop_files(&record) {
+            Ok(true) => drop(self.bare.insert(id)),
+            // Somebody else reads them; whoever ends last removes them.
+            Ok(false) => {}
+            Err(failure) => self.warn(id, Err(failure)),
+        }
+    }
+}
