@@ -3,7 +3,7 @@
 #
 #   docs/ci/rerun.sh manifests/quickstart.toml [options of `anneal run`]
 #
-# The store comes from the archive in $STORE and goes back there; what differs from the base's run is printed as Markdown.
+# The store comes from the archive in $STORE and goes back there; what differs from the base's run is told as Markdown.
 #
 #   ANNEAL     the program                                             [anneal]
 #   OUTPUTS    the outputs folder; one that has a store already is used as it is   [outputs]

@@ -19,9 +19,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engine import drivers, first, hashing, memory, noop, tools
-from engine.measure import hardware, say, series
-from engine.results import ROOT, Results, commit
+sys.dont_write_bytecode = True  # nothing is left in the checkout
+
+from engine import drivers, first, hashing, memory, noop, tools  # noqa: E402
+from engine.measure import hardware, say  # noqa: E402
+from engine.results import ROOT, Results, commit  # noqa: E402
 
 THEMES = {"noop": noop, "first": first, "hashing": hashing, "drivers": drivers, "memory": memory}
 
@@ -40,6 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--slow-rounds", type=int, default=3, help="where a round takes many seconds")
     parser.add_argument("--sizes", default="1000,10000", help="numbers of written-out stages")
+    parser.add_argument("--slow-sizes", default="300,1000", help="the same for DVC and Snakemake")
     parser.add_argument("--cells", type=cells, default=(250, 400), help="axes of the sweep, 250x400")
     parser.add_argument("--gigabytes", type=float, default=5.0, help="size of the file that is hashed, 10^9 bytes")
     parser.add_argument("--work", type=Path, help="folder to work in, kept and reused [default: a temporary one]")
@@ -57,10 +60,10 @@ class Bench:
     def __init__(self, args: argparse.Namespace, work: Path) -> None:
         self.args, self.work = args, work
         args.sweep_work = (args.sweep_work or work).resolve()
-        sizes = [int(size) for size in args.sizes.split(",")]
+        sizes, slow_sizes = ([int(size) for size in text.split(",")] for text in (args.sizes, args.slow_sizes))
         self.anneal = tools.anneal(args.anneal, sizes) if args.anneal else None
         self.commands = bool(self.anneal) and tools.has_commands(args.anneal)
-        found = ([self.anneal] if self.commands else []) + tools.peers(args.peers)
+        found = ([self.anneal] if self.commands else []) + tools.peers(args.peers, slow_sizes)
         if args.anneal and not self.commands:
             say("this anneal has no command stages; only `hashing` can be measured of it")
         wanted = args.tools and args.tools.split(",")
@@ -73,6 +76,10 @@ class Bench:
         words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
         command = "python3 tests/benches/engine.py " + shlex.join(words)
         self.results = Results(args.out, hardware(work), args.commit or commit(), command)
+
+    def calm_for(self, tool: tools.Tool) -> tuple:
+        """A row that takes minutes is not measured again for the sake of calm; its CPU seconds tell enough."""
+        return (self.args.wait_calm, 1) if tool.slow else self.calm
 
     def add(self, theme: str, figure: str, tool: str, version: str, found, unit: str, *, where=None, **more) -> None:
         kind = hardware(where)["file_system"] if where else self.results.hardware["file_system"]

@@ -1,1 +1,1 @@
-"""The parts of `engine.py`: what it measures of a pipeline engine, one file a theme. Python 3.11, nothing to install."""
+"""The parts of `engine.py`: what it measures of a pipeline engine, one file a theme."""

@@ -1,4 +1,4 @@
-"""Sixteen drivers at once on one sweep of 200 cells: each cell is executed once, in no more time than one driver takes."""
+"""Sixteen drivers at once on one sweep of 200 cells: each cell runs once, in no more time than one driver takes."""
 
 import os
 import shutil
@@ -9,13 +9,13 @@ from . import graphs
 from .measure import Others, Series, say
 
 CELLS, DRIVERS = 200, 16
-SCRIPT = 'sleep 0.05; echo {cell} >> "$1"; echo {cell} > "$2/cell"'
+SCRIPT = 'sleep 0.05; echo "$CELL" >> "$1"; echo "$CELL" > "$2/cell"'
 
 
 def write(folder) -> None:
     """`drivers.toml`: each cell sleeps, appends its name to a log outside, and writes it into its artifact."""
-    command = ["sh", "-c", SCRIPT.replace("{cell}", '"$CELL"'), "cell", str(folder / "log"), "{out}"]
-    text = graphs.experiment("drivers") + graphs.command_stage("cell", command, more='env = { CELL = "0" }\n')
+    command = ["sh", "-c", SCRIPT, "cell", str(folder / "log"), "{out}"]
+    text = graphs.experiment("drivers") + graphs.command_stage("cell", command, env={"CELL": "0"})
     values = ", ".join(f'"{cell}"' for cell in range(CELLS))
     (folder / "drivers.toml").write_text(f'{text}\n[sweep.grid]\n"cell.env.CELL" = [{values}]\n')
 

@@ -16,7 +16,9 @@ COUNT = 300
 LOOPS = {
     "xargs -P2 cp": ["xargs", "-a", "list", "-P2", "-n2", "cp"],
     "bash loop": ["bash", "-c", f"for ((i = 0; i < {COUNT}; i++)); do cp src/$i out/$i & ((i)) && wait -n; done; wait"],
-    "xargs -P2 dd conv=fsync": ["xargs", "-a", "numbers", "-P2", "-I{}", "dd", "if=src/{}", "of=out/{}", "conv=fsync", "status=none"],
+    "xargs -P2 dd conv=fsync": [
+        "xargs", "-a", "numbers", "-P2", "-I{}", "dd", "if=src/{}", "of=out/{}", "conv=fsync", "status=none",
+    ],
 }
 FIGURE = f"first run of {COUNT} copies, two at a time"
 
@@ -47,7 +49,7 @@ def measure(bench) -> None:
             os.sync()
             return run(tool.build, folder, QUIET).seconds
 
-        found = series(bench.args.slow_rounds if tool.slow else bench.args.rounds, fresh, *bench.calm)
+        found = series(bench.args.slow_rounds if tool.slow else bench.args.rounds, fresh, *bench.calm_for(tool))
         target = {"at_most": 3.0, "of": "xargs -P2 cp", "figure": FIGURE} if tool.name == "anneal" else None
         bench.add("first", FIGURE, tool.name, tool.version, found, "s", target=target,
                   shown=" ".join(map(str, tool.build[1:])))

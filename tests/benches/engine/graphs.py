@@ -16,12 +16,14 @@ def sources(folder: Path, count: int) -> None:
         (folder / "src" / str(number)).write_text(f"file {number}\n" * 8)
 
 
-def command_stage(name: str, command: list, files: dict | None = None, more: str = "") -> str:
-    """A stage of anneal that runs a command. `{out}` is where it writes, `{NAME}` a file of `files`."""
+def command_stage(name: str, command: list, files: list = (), env: dict | None = None, more: str = "") -> str:
+    """A stage of anneal that runs a command; it writes into `{out}` and finds copies of `files` at their paths."""
     lines = [f"[stages.{name}]", 'kind = "command"', f"command = {json.dumps(command)}"]
     if files:
-        lines.append("files = { " + ", ".join(f"{key} = {json.dumps(path)}" for key, path in files.items()) + " }")
-    return "\n".join(lines) + "\n" + more + "\n"
+        lines.append(f"files = {json.dumps(files)}")
+    if env:
+        lines.append("env = { " + ", ".join(f"{key} = {json.dumps(value)}" for key, value in env.items()) + " }")
+    return "\n".join(lines) + "\n" + more
 
 
 def experiment(name: str) -> str:
@@ -32,7 +34,7 @@ def copies(folder: Path, count: int) -> None:
     """`copies.toml`: every stage written out."""
     text = [experiment(f"copies-{count}")]
     for number in range(count):
-        text.append(command_stage(f"copy{number}", ["cp", "{file}", "{out}/copy"], {"file": f"src/{number}"}))
+        text.append(command_stage(f"copy{number}", ["cp", f"src/{number}", "{out}/copy"], [f"src/{number}"]))
     (folder / "copies.toml").write_text("\n".join(text))
 
 
@@ -40,7 +42,7 @@ def sweep(folder: Path, first: int, second: int) -> None:
     """`sweep.toml`: one copying stage, swept over two axes."""
     axes = {"copy.env.A": [str(a) for a in range(first)], "copy.env.B": [str(b) for b in range(second)]}
     text = experiment(f"sweep-{first * second}")
-    text += command_stage("copy", ["cp", "{file}", "{out}/copy"], {"file": "src/0"}, 'env = { A = "0", B = "0" }\n')
+    text += command_stage("copy", ["cp", "src/0", "{out}/copy"], ["src/0"], {"A": "0", "B": "0"})
     text += "\n[sweep.grid]\n" + "".join(f"{json.dumps(key)} = {json.dumps(values)}\n" for key, values in axes.items())
     (folder / "sweep.toml").write_text(text)
 
@@ -74,8 +76,9 @@ def weights(folder: Path, gigabytes: float) -> Path:
     model.mkdir(parents=True, exist_ok=True)
     hidden, inner, vocabulary, narrow = 4096, 14336, 32000, 1024
     layer = {
-        "self_attn.q_proj": [hidden, hidden], "self_attn.k_proj": [narrow, hidden], "self_attn.v_proj": [narrow, hidden],
-        "self_attn.o_proj": [hidden, hidden], "mlp.gate_proj": [inner, hidden], "mlp.up_proj": [inner, hidden],
+        "self_attn.q_proj": [hidden, hidden], "self_attn.k_proj": [narrow, hidden],
+        "self_attn.v_proj": [narrow, hidden], "self_attn.o_proj": [hidden, hidden],
+        "mlp.gate_proj": [inner, hidden], "mlp.up_proj": [inner, hidden],
         "mlp.down_proj": [hidden, inner], "input_layernorm": [hidden], "post_attention_layernorm": [hidden],
     }
     count = lambda shape: shape[0] * (shape[1] if len(shape) == 2 else 1)

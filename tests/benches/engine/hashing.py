@@ -28,7 +28,8 @@ def measure(bench) -> None:
         return size / run(["dd", f"if={path}", "of=/dev/null", "bs=8M", "iflag=direct", "status=none"], folder).seconds
 
     cold, warm, one = f"cold read, {about}", f"warm, {about}, all cores", f"warm, {about}, one core"
-    bench.add("hashing", cold, "dd iflag=direct", "", series(rounds, direct, *calm), "GB/s", shown="dd bs=8M iflag=direct")
+    bench.add("hashing", cold, "dd iflag=direct", "", series(rounds, direct, *calm), "GB/s",
+              shown="dd bs=8M iflag=direct")
     if bench.anneal:
         def hashed(dropped: bool, core: int | None) -> float:
             shutil.rmtree(folder / "fresh", ignore_errors=True)
@@ -73,7 +74,8 @@ def nothing_read(bench, folder, words: list, about: str, path) -> None:
     if version(["strace", "--version"]):
         trace = folder / "trace"
         run(["strace", "-f", "-o", trace, "-e", "trace=open,openat,openat2", *build], folder)
-        blobs = [line for line in trace.read_text().splitlines() if ("/trees/" in line or "model.safetensors" in line) and "O_PATH" not in line]
+        opened = (line for line in trace.read_text().splitlines() if "O_PATH" not in line)
+        blobs = [line for line in opened if "/trees/" in line or "model.safetensors" in line]
         bench.add("hashing", f"no-op with {about}: blobs opened", "anneal", told, Series([len(blobs)], 0, 0), "",
                   shown="strace -f -e trace=open,openat,openat2", target={"at_most": 0})
         trace.unlink()

@@ -1,4 +1,4 @@
-"""A sweep of 100 cells of which 30 want more memory than they may have: a row for each, and nothing runs a second time."""
+"""A sweep of 100 cells of which 30 want more memory than they may have: a row for each, and nothing runs twice."""
 
 import json
 import shutil
@@ -11,14 +11,20 @@ CELLS, OVER, LIMIT = 100, 30, "64 MiB"
 
 
 def write(folder) -> None:
-    """`memory.toml`: each cell fills its MiB; the small ones differ, so that no two cells are the same work."""
+    """`memory.toml`: each cell fills its MiB, and holds them for half a second if they are too many.
+
+    All differ, so that no two cells are the same work.
+    """
     small = [f"{megabytes / 10}" for megabytes in range(1, CELLS - OVER + 1)]
     large = [str(100 + extra) for extra in range(OVER)]
-    script = "import os; block = b'x' * int(float(os.environ['MB']) * 2**20); open(os.environ['TO'], 'w').write(str(len(block)))"
+    script = (
+        "import os, time; size = float(os.environ['MB']); block = b'x' * int(size * 2**20); "
+        "time.sleep(0.5 if size > 64 else 0); open(os.environ['TO'], 'w').write(str(len(block)))"
+    )
     command = ["sh", "-c", 'TO="$1/size" exec python3 -c "$2"', "cell", "{out}", script]
-    more = f'env = {{ MB = "1" }}\nmemory_limit = "{LIMIT}"\n'
-    text = graphs.experiment("memory") + graphs.command_stage("cell", command, more=more)
+    stage = graphs.command_stage("cell", command, env={"MB": "1"}, more=f'memory_limit = "{LIMIT}"\n')
     values = ", ".join(f'"{value}"' for value in small + large)
+    text = graphs.experiment("memory") + stage
     (folder / "memory.toml").write_text(f'{text}\n[sweep.grid]\n"cell.env.MB" = [{values}]\n')
 
 

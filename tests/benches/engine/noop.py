@@ -35,7 +35,7 @@ def written_out(bench, tool: Tool, count: int) -> None:
     if tool.name == "anneal" and (count_now := executed(tool.build, folder)):
         raise SystemExit(f"anneal executed {count_now} of {count} stages although nothing changed")
     rounds = bench.args.slow_rounds if tool.slow else bench.args.rounds
-    found = series(rounds, lambda: run(tool.build, folder, QUIET).seconds * 1e3, *bench.calm)
+    found = series(rounds, lambda: run(tool.build, folder, QUIET).seconds * 1e3, *bench.calm_for(tool))
     target = {"at_most": TARGETS[count]} if tool.name == "anneal" and count in TARGETS else None
     bench.add("noop", f"no-op, {count:,} written-out stages", tool.name, tool.version, found, "ms", target=target,
               shown=" ".join(map(str, tool.build[1:])))

@@ -38,12 +38,13 @@ class Results:
         self, theme: str, figure: str, tool: str, version: str, found: Series, unit: str, *,
         shown: str, where: str, target: dict | None = None, note: str = "",
     ) -> None:
-        """Takes a row. `target` is {"at_most": x}, {"at_least": x}, or either with "of": TOOL, times that tool's median."""
+        """Takes a row. `target` is {"at_most": x} or {"at_least": x}, alone or times the median of "of", a tool."""
         row = {
             "theme": theme, "figure": figure, "tool": tool, "version": version, "unit": unit, "median": found.median,
             "target": target, "note": note, "shown": shown, "file_system": where, "date": time.strftime("%Y-%m-%d"),
             "commit": self.at, "command": self.command, "load_average": round(found.load, 2),
-            "cores_used_by_others": round(found.others_cores, 3), "all": found.values,
+            "cores_used_by_others": round(found.others_cores, 3),
+            "cpu_seconds": found.cpu_seconds, "all": found.values,
         }
         self.rows = [r for r in self.rows if (r["theme"], r["figure"], r["tool"]) != (theme, figure, tool)] + [row]
         others = f"others {found.others_cores:.2f} cores"
@@ -62,8 +63,8 @@ class Results:
         bound = target["at_least" if least else "at_most"]
         words = f"{'>=' if least else '<='} {number(bound)}"
         if "of" in target:
-            same = (r for r in self.rows if (r["theme"], r["figure"], r["tool"]) == (row["theme"], target["figure"], target["of"]))
-            other = next(same, None)
+            wanted = (row["theme"], target["figure"], target["of"])
+            other = next((r for r in self.rows if (r["theme"], r["figure"], r["tool"]) == wanted), None)
             words += f" x {target['of']}"
             if other is None:
                 return words, "not compared"
@@ -73,14 +74,18 @@ class Results:
 
     def table(self, themes: list[str]) -> str:
         """The rows of some themes as Markdown."""
-        lines = ["| figure | tool | median | least to most (n) | target | met |", "|---|---|---|---|---|---|"]
+        heads = ["figure", "tool", "median", "least to most (n)", "CPU s", "others, cores", "target", "met"]
+        lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for theme in themes:
             rows = [row for row in self.rows if row["theme"] == theme]
             for row in sorted(rows, key=lambda row: row["figure"]):
                 spread = f"{number(min(row['all']))} to {number(max(row['all']))} ({len(row['all'])})"
                 words, met = self.verdict(row)
+                cpu = "" if row["cpu_seconds"] is None else number(row["cpu_seconds"])
                 median = f"{number(row['median'])} {row['unit']}".strip()
-                lines.append(f"| {row['figure']} | {row['tool']} | {median} | {spread} | {words} | {met} |")
+                others = f"{row['cores_used_by_others']:.2f}"
+                cells = [row["figure"], row["tool"], median, spread, cpu, others, words, met]
+                lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 
 

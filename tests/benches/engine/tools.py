@@ -47,7 +47,7 @@ def has_commands(program: Path) -> bool:
     return version([program, "stages", "command"]) is not None
 
 
-def peers(folder: Path | None) -> list[Tool]:
+def peers(folder: Path | None, slow_sizes: list) -> list[Tool]:
     """Those of make, DVC and Snakemake that are found: in `folder`, else on the path."""
 
     def found(name: str) -> Path | None:
@@ -58,15 +58,16 @@ def peers(folder: Path | None) -> list[Tool]:
     tools = []
     if make := found("make"):
         build = [make, "-j2", "-s"]
-        tools.append(Tool("make", version([make, "--version"]), build, [300, 1000, 10_000, 100_000], False, graphs.makefile))
+        sizes = [300, 1000, 10_000, 100_000]
+        tools.append(Tool("make", version([make, "--version"]), build, sizes, False, graphs.makefile))
     if dvc := found("dvc"):
         start = [dvc, "init", "--no-scm", "-q"]
         told = f"DVC {version([dvc, '--version'])}"
-        tools.append(Tool("DVC", told, [dvc, "repro", "-q"], [300, 1000], True, graphs.dvc_yaml, start))
+        tools.append(Tool("DVC", told, [dvc, "repro", "-q"], slow_sizes, True, graphs.dvc_yaml, start))
     if snakemake := found("snakemake"):
         build = [snakemake, "-c2", "--quiet", "all"]
         told = f"Snakemake {version([snakemake, '--version'])}"
-        tools.append(Tool("Snakemake", told, build, [300, 1000], True, graphs.snakefile))
+        tools.append(Tool("Snakemake", told, build, slow_sizes, True, graphs.snakefile))
     return tools
 
 
