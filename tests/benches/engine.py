@@ -22,7 +22,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True  # nothing is left in the checkout
 
 from engine import drivers, first, hashing, memory, noop, tools  # noqa: E402
-from engine.measure import hardware, say  # noqa: E402
+from engine.measure import Failed, hardware, say  # noqa: E402
 from engine.results import ROOT, Results, commit  # noqa: E402
 
 THEMES = {"noop": noop, "first": first, "hashing": hashing, "drivers": drivers, "memory": memory}
@@ -49,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sweep-work", type=Path, help="the same for the large sweep [default: --work]")
     parser.add_argument("--wait-calm", type=float, default=0, help="seconds to wait for others to be idle before a row")
     parser.add_argument("--attempts", type=int, default=1, help="measure a row again while others are busy, so often")
+    parser.add_argument("--keep-calmer", action="store_true", help="keep rows that were measured while others did less")
     parser.add_argument("--commit", help="that the binary was built from [default: the checkout's]")
     parser.add_argument("--out", type=Path, default=ROOT / "tests/benches/results/engine.json")
     return parser.parse_args()
@@ -75,7 +76,7 @@ class Bench:
         # Where things lie on this machine is nobody's business.
         words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
         command = "python3 tests/benches/engine.py " + shlex.join(words)
-        self.results = Results(args.out, hardware(work), args.commit or commit(), command)
+        self.results = Results(args.out, hardware(work), args.commit or commit(), command, args.keep_calmer)
 
     def calm_for(self, tool: tools.Tool) -> tuple:
         """A row that takes minutes is not measured again for the sake of calm; its CPU seconds tell enough."""
@@ -95,10 +96,16 @@ def main() -> None:
         work = (args.work or Path(scratch)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         bench = Bench(args, work)
+        failed = False
         for theme in themes:
             say(theme)
-            THEMES[theme].measure(bench)
+            try:
+                THEMES[theme].measure(bench)
+            except Failed as failure:
+                say(f"{theme}: {failure}")
+                failed = True
         print(bench.results.table(themes))
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -86,10 +86,11 @@ fn half_an_archive_holds_no_record_without_its_objects() {
     let project = Project::new();
     executed(&rerun(&project, true));
     let bytes = std::fs::read(project.path(".anneal-store/store.tar")).unwrap();
-    for part in [3, 5, 8, 9] {
+    // The last parts are cut among the records and runs.
+    for part in [12, 30, 36, 37, 38, 39] {
         std::fs::remove_dir_all(project.path("outputs")).unwrap();
         std::fs::create_dir(project.path("outputs")).unwrap();
-        std::fs::write(project.path("half.tar"), &bytes[..bytes.len() * part / 10]).unwrap();
+        std::fs::write(project.path("half.tar"), &bytes[..bytes.len() * part / 40]).unwrap();
         // It complains of the end, after unpacking what there is.
         let mut tar = Command::new("tar");
         tar.args(["-C", "outputs", "-xf", "half.tar"]).current_dir(project.path("")).stderr(Stdio::null());

@@ -6,7 +6,7 @@ import subprocess
 import time
 
 from . import graphs
-from .measure import Others, Series, say
+from .measure import Failed, Others, Series, say
 
 CELLS, DRIVERS = 200, 16
 SCRIPT = 'sleep 0.05; echo "$CELL" >> "$1"; echo "$CELL" > "$2/cell"'
@@ -40,7 +40,7 @@ def measure(bench) -> None:
         seconds = time.perf_counter() - started
         lines = (folder / "log").read_text().split()
         if any(codes) or len(set(lines)) != CELLS:
-            raise SystemExit(f"{count} drivers ended with {codes} and executed {len(set(lines))} of {CELLS} cells")
+            raise Failed(f"{count} drivers ended with {codes} and executed {len(set(lines))} of {CELLS} cells")
         return seconds, len(lines), count
 
     found = {}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from . import graphs
-from .measure import Series, last_output, run, say, series
+from .measure import Failed, Series, last_output, run, say, series
 from .tools import QUIET, Tool, executed, prepare
 
 TARGETS = {1000: 12.0, 10_000: 60.0}
@@ -33,7 +33,7 @@ def written_out(bench, tool: Tool, count: int) -> None:
         (folder / ".filled").write_text(str(seconds))
     run(tool.build, folder, QUIET)  # a run after the first one settles what the first one could not trust yet
     if tool.name == "anneal" and (count_now := executed(tool.build, folder)):
-        raise SystemExit(f"anneal executed {count_now} of {count} stages although nothing changed")
+        raise Failed(f"anneal executed {count_now} of {count} stages although nothing changed")
     rounds = bench.args.slow_rounds if tool.slow else bench.args.rounds
     found = series(rounds, lambda: run(tool.build, folder, QUIET).seconds * 1e3, *bench.calm_for(tool))
     target = {"at_most": TARGETS[count]} if tool.name == "anneal" and count in TARGETS else None
@@ -78,7 +78,7 @@ def swept(bench) -> None:
                   where=folder, target={"at_most": 500.0 / 1.048576}, shown="plan")
     run(build, folder)
     if count_now := executed(build, folder):
-        raise SystemExit(f"anneal executed {count_now} of {cells} cells although nothing changed")
+        raise Failed(f"anneal executed {count_now} of {cells} cells although nothing changed")
     found = series(bench.args.rounds, lambda: run(build, folder).seconds * 1e3, *bench.calm)
     bench.add("noop", f"no-op, {cells:,} sweep cells", "anneal", tool.version, found, "ms", where=folder,
               target={"at_most": 600.0}, shown="run", note=last_output(folder)[-200:])

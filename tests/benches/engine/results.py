@@ -25,7 +25,8 @@ def commit() -> str:
 class Results:
     """Rows by theme, kept in one JSON file that is written after every row."""
 
-    def __init__(self, path: Path | None, hardware: dict, at: str, command: str) -> None:
+    def __init__(self, path: Path | None, hardware: dict, at: str, command: str, keep_calmer: bool) -> None:
+        self.keep_calmer = keep_calmer
         self.path, self.hardware, self.at, self.command = path, hardware, at, command
         self.rows = []
         if path and path.exists():
@@ -46,9 +47,14 @@ class Results:
             "cores_used_by_others": round(found.others_cores, 3),
             "cpu_seconds": found.cpu_seconds, "all": found.values,
         }
-        self.rows = [r for r in self.rows if (r["theme"], r["figure"], r["tool"]) != (theme, figure, tool)] + [row]
+        same = lambda r: (r["theme"], r["figure"], r["tool"]) == (theme, figure, tool)
+        before = next((r for r in self.rows if same(r)), None)
         others = f"others {found.others_cores:.2f} cores"
         print(f"  {figure}, {tool}: {number(found.median)} {unit} of {len(found.values)} ({others})", file=sys.stderr)
+        if self.keep_calmer and before and before["cores_used_by_others"] < row["cores_used_by_others"]:
+            print("  a calmer measurement is kept", file=sys.stderr)
+            return
+        self.rows = [r for r in self.rows if not same(r)] + [row]
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             record = {"bench": "engine", "hardware": self.hardware, "rows": self.rows}

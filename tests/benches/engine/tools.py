@@ -57,7 +57,8 @@ def peers(folder: Path | None, slow_sizes: list) -> list[Tool]:
 
     tools = []
     if make := found("make"):
-        build = [make, "-j2", "-s"]
+        # Without its built-in rules, which it would try in vain on every source.
+        build = [make, "-r", "-j2", "-s"]
         sizes = [300, 1000, 10_000, 100_000]
         tools.append(Tool("make", version([make, "--version"]), build, sizes, False, graphs.makefile))
     if dvc := found("dvc"):
