@@ -7,6 +7,7 @@ mod evidence;
 mod execute;
 mod supervise;
 
+pub(crate) use evidence::last_words;
 pub(crate) use execute::execute;
 pub(crate) use supervise::{Live, Setting, supervise};
 
@@ -54,6 +55,10 @@ pub struct Job {
     pub outputs: PathBuf,
     /// The folder to work in, from [`Store::workspace`].
     pub folder: PathBuf,
+    /// Folder that relative paths of the manifest start from.
+    pub root: PathBuf,
+    /// Where what the stage's processes say is kept.
+    pub log: PathBuf,
 }
 
 /// How to start a worker: a program and the arguments before the path of the job's file.
@@ -100,7 +105,7 @@ pub fn serve(job: &Path, registry: &Registry, out: impl Write + Send) -> u8 {
         let kind = registry.get(&job.kind).ok_or_else(|| Failure::bug(format!("no stage kind `{}`", job.kind)))?;
         let stop = Stop::on_signals()?;
         let store = Store::open(&job.outputs)?;
-        let done = execute(&job, &**kind, &store, &|event| send(&job.stage, event), &|| stop.requested());
+        let done = execute(&job, &**kind, &store, None, &|event| send(&job.stage, event), &|| stop.requested());
         // Left behind, it would be swept by the next run.
         let _ = std::fs::remove_dir_all(&job.folder);
         done

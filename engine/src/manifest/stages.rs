@@ -27,7 +27,9 @@ pub(super) struct Draft<'a> {
 }
 
 struct Link<'a> {
-    port: Port,
+    name: &'a str,
+    /// Absent for an input that may have any name and any type.
+    port: Option<Port>,
     from: StageId,
     place: &'a Place,
 }
@@ -121,13 +123,19 @@ fn connect<'a>(
         None => {}
         Some(Tree::Table(inputs)) => {
             for entry in &inputs.0 {
-                let Some(port) = ports.iter().find(|port| port.name == entry.key) else {
+                let (name, place) = (entry.key.as_str(), &entry.item.place);
+                let port = ports.iter().find(|port| port.name == name).copied();
+                if port.is_none() && !kind.open_inputs() {
                     unknown_port(checker, kind.kind(), ports, inputs, entry);
                     readable = false;
                     continue;
-                };
-                match source_of(checker, draft.name, port, &entry.item, ids) {
-                    Some(from) => links.push(Link { port: *port, from, place: &entry.item.place }),
+                }
+                if let (None, Some(wrong)) = (port, super::bad_name(name, &['-'])) {
+                    let message = format!("an input cannot have the name `{}`: {wrong}", name.escape_debug());
+                    checker.complain(Diagnostic::error(&entry.key_place, message));
+                }
+                match source_of(checker, draft.name, name, &entry.item, ids) {
+                    Some(from) => links.push(Link { name, port, from, place }),
                     None => readable = false,
                 }
             }
@@ -141,9 +149,11 @@ fn connect<'a>(
             }
         }
     }
-    links.sort_by_key(|link| ports.iter().position(|port| port.name == link.port.name));
+    // Declared ones in their order, then the others by name.
+    let rank = |link: &Link<'_>| ports.iter().position(|port| port.name == link.name).unwrap_or(ports.len());
+    links.sort_by(|a, b| rank(a).cmp(&rank(b)).then(a.name.cmp(b.name)));
     for port in ports.iter().filter(|port| port.required && readable) {
-        if links.iter().all(|link| link.port.name != port.name) {
+        if links.iter().all(|link| link.name != port.name) {
             missing_port(checker, draft, port, drafts);
         }
     }
@@ -156,14 +166,13 @@ fn connect<'a>(
 fn source_of(
     checker: &mut Checker<'_>,
     stage: &str,
-    port: &Port,
+    input: &str,
     item: &Item,
     ids: &BTreeMap<&str, StageId>,
 ) -> Option<StageId> {
     let Tree::Text(name) = &item.tree else {
         if !matches!(item.tree, Tree::Broken) {
-            let problem =
-                Diagnostic::error(&item.place, format!("input `{}` cannot be {}", port.name, item.describe()));
+            let problem = Diagnostic::error(&item.place, format!("input `{input}` cannot be {}", item.describe()));
             checker.complain(problem.label("expected the name of a stage in quotes"));
         }
         return None;
@@ -204,14 +213,16 @@ fn missing_port(checker: &mut Checker<'_>, draft: &Draft<'_>, port: &Port, draft
 }
 
 fn check_type(checker: &mut Checker<'_>, kind: &dyn Stage, link: &Link<'_>, from: &Draft<'_>) {
-    let Some(output) = from.output.filter(|output| !link.port.accepts.contains(output)) else { return };
+    let Some(port) = link.port else { return };
+    let Some(output) = from.output.filter(|output| !port.accepts.contains(output)) else { return };
     let fitting: Vec<&str> =
         kind.inputs().iter().filter(|port| port.accepts.contains(&output)).map(|port| port.name).collect();
     let hint = match fitting.as_slice() {
+        [] if kind.open_inputs() => "an input of any other name takes everything".to_owned(),
         [] => format!("no input of `{}` takes `{output}`", kind.kind()),
         ports => format!("`{output}` fits {}", list(ports)),
     };
-    let (port, accepts) = (link.port.name, list(link.port.accepts));
+    let (port, accepts) = (port.name, list(port.accepts));
     let message = format!("input `{port}` takes {accepts}, but stage `{}` makes `{output}`", from.name);
     checker.complain(Diagnostic::error(link.place, message).label(format!("this is `{output}`")).hint(hint));
 }
@@ -237,11 +248,11 @@ pub(super) fn finish(checker: &mut Checker<'_>, drafts: Vec<Draft<'_>>) -> Vec<N
         else {
             continue;
         };
-        let connected: Vec<&str> = inputs.iter().map(|link| link.port.name).collect();
+        let connected: Vec<&str> = inputs.iter().map(|link| link.name).collect();
         let mut found = kind.check(&params, &connected);
         let mut sources: Vec<Source> = Vec::new();
         if found.is_empty() {
-            match kind.sources(&params) {
+            match kind.sources_below(checker.root, &params) {
                 Ok(all) => sources = all,
                 Err(problems) => found = problems,
             }
@@ -249,7 +260,7 @@ pub(super) fn finish(checker: &mut Checker<'_>, drafts: Vec<Draft<'_>>) -> Vec<N
         let (missing, wrong): (Vec<_>, Vec<_>) = found.iter().partition(|problem| problem.missing_file);
         wrong.into_iter().for_each(|problem| checker.complain(locate(problem, place, table)));
         let missing = missing.into_iter().map(|problem| locate(problem, place, table)).collect();
-        let inputs = inputs.iter().map(|link| (link.port.name.to_owned(), link.from)).collect();
+        let inputs = inputs.iter().map(|link| (link.name.to_owned(), link.from)).collect();
         let (name, output) = (name.to_owned(), output.unwrap_or_default());
         nodes.push(Node { name, kind, params, inputs, output, sources, missing });
     }

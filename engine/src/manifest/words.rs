@@ -67,6 +67,7 @@ pub fn shape_words(shape: &Shape) -> String {
         }
         Shape::Path => "the path of a file or folder".to_owned(),
         Shape::List(item) => format!("a list, each item {}", shape_words(item)),
+        Shape::Map(item) => format!("a table, each value {}", shape_words(item)),
         Shape::Table(_) => "a table".to_owned(),
     }
 }

@@ -11,6 +11,7 @@ use crate::store::{Latest, Limits, Record, Store};
 use crate::worker::{Live, stamped};
 use crate::{Failure, FailureClass, Source, StageInput};
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 type Sources = Vec<(Source, Stamp, Digest)>;
@@ -55,6 +56,7 @@ pub(super) struct Pending {
     pub(super) sources: Sources,
     pub(super) seed: u64,
     pub(super) numerics: String,
+    pub(super) root: PathBuf,
     reasons: Vec<String>,
 }
 

@@ -11,10 +11,9 @@ use crate::key::Digest;
 use crate::lease::Lease;
 use crate::recording::Recording;
 use crate::store::Store;
-use crate::worker::{Job, Live, Setting, execute, stamped, supervise};
+use crate::worker::{Job, Live, Setting, execute, last_words, stamped, supervise};
 use crate::{Failure, Source, StageInput};
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
@@ -107,7 +106,7 @@ impl Tasks<'_> {
         let live = Live::default();
         let (kind, isolated) = (Arc::clone(&node.kind), node.kind.isolated());
         let (store, send, stop) = (Arc::clone(&self.store), self.send.clone(), self.options.stop.clone());
-        let (command, log): (_, PathBuf) = (self.options.worker.clone(), self.recording.borrow().log(&job.stage));
+        let command = self.options.worker.clone();
         board.executing(id, live.clone());
         self.spawn(move || {
             let _slot = slot;
@@ -122,7 +121,7 @@ impl Tasks<'_> {
                 tell(Message::Event(event));
             };
             let result = if isolated {
-                let setting = Setting { command: &command, threads, log: &log, stop: &stop };
+                let setting = Setting { command: &command, threads, log: &job.log, stop: &stop };
                 let started = |pid| tell(Message::Started(id, pid));
                 supervise(&job, lease, &store, &setting, &live, started, watch)
             } else {
@@ -130,10 +129,11 @@ impl Tasks<'_> {
                 tell(Message::Started(id, std::process::id()));
                 let watch = RefCell::new(&mut watch);
                 let emit = |event| (*watch.borrow_mut())(stamped(Some(&job.stage), event));
-                let result = execute(&job, &*kind, &store, &emit, &|| stop.requested());
+                let adopt = |group| live.adopt(group);
+                let result = execute(&job, &*kind, &store, Some(&adopt), &emit, &|| stop.requested());
                 // Left behind, it would be swept by the next run.
                 let _ = std::fs::remove_dir_all(&job.folder);
-                result.map_err(|failure| (failure, Vec::new()))
+                result.map_err(|failure| (failure, last_words(&job.log)))
             };
             let seconds = clock.elapsed().as_secs_f64();
             tell(Message::Ended(id, Box::new(Ended { result, seconds, peak_mib, last_step })));
@@ -156,6 +156,8 @@ impl Tasks<'_> {
             document: pending.keyed.document,
             outputs: self.store.outputs().to_owned(),
             folder: self.store.workspace(&pending.keyed.key)?,
+            root: pending.root,
+            log: self.recording.borrow().log(&node.name),
         })
     }
 

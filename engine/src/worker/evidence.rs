@@ -77,6 +77,11 @@ pub(super) fn tail(path: &Path) -> Vec<String> {
     String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
 }
 
+/// The lines of a log worth keeping with a failure; none if nothing was said.
+pub(crate) fn last_words(log: &Path) -> Vec<String> {
+    telling(tail(log))
+}
+
 /// The lines worth keeping with a failure: from the one that says why, else the last.
 pub(super) fn telling(mut log: Vec<String>) -> Vec<String> {
     let why = log.iter().rposition(|line| line.contains(NO_MEMORY) || line.contains(PANIC));

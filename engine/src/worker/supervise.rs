@@ -14,22 +14,38 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A worker that may be told to stop. Empty once its number may belong to somebody else.
+/// A worker that may be told to stop, or a process group that a stage leads in this process. Empty once its number may
+/// belong to somebody else.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Live(Arc<Mutex<Option<Pid>>>);
+pub(crate) struct Live(Arc<Mutex<Option<(Pid, Role)>>>);
+
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    Worker,
+    /// Asked to stop by its stage, which sees the wish itself.
+    Adopted,
+}
 
 impl Live {
     fn set(&self, pid: Option<Pid>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pid;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pid.map(|pid| (pid, Role::Worker));
+    }
+
+    /// Takes over a process group; see [`Launch::adopt`](crate::Launch::adopt).
+    pub(crate) fn adopt(&self, group: Option<u32>) {
+        let pid = group.and_then(|group| i32::try_from(group).ok()).and_then(Pid::from_raw);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pid.map(|pid| (pid, Role::Adopted));
     }
 
     /// Asks it to stop, or, in a hurry, ends it and all that it started.
     pub(crate) fn stop(&self, hurry: bool) {
         let pid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pid) = *pid {
-            // It may have ended already; it is not reaped yet, so the number is still its own.
-            let _ = if hurry { kill_process_group(pid, Signal::KILL) } else { kill_process(pid, Signal::TERM) };
-        }
+        // It may have ended already; it is not reaped yet, so the number is still its own.
+        let _ = match *pid {
+            Some((pid, _)) if hurry => kill_process_group(pid, Signal::KILL),
+            Some((pid, Role::Worker)) => kill_process(pid, Signal::TERM),
+            Some((_, Role::Adopted)) | None => Ok(()),
+        };
     }
 }
 
@@ -99,7 +115,10 @@ fn spawn(job: &Job, lease: Lease, setting: &Setting<'_>) -> Result<Child, Failur
     let text = serde_json::to_vec_pretty(job).map_err(|e| Failure::bug(format!("cannot write a job: {e}")))?;
     std::fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))?;
     // Without a log the work can still be done.
-    let log = std::fs::File::create(setting.log).map_or_else(|_| Stdio::null(), Stdio::from);
+    // Appended to by several: the worker, this process, and the programs that the worker starts.
+    let log = std::fs::File::create(setting.log)
+        .and_then(|_| std::fs::OpenOptions::new().append(true).open(setting.log))
+        .map_or_else(|_| Stdio::null(), Stdio::from);
     let WorkerCommand { program, args } = setting.command;
     Command::new(program)
         .args(args)
@@ -119,6 +138,8 @@ fn reap(child: &mut Child, live: &Live) -> std::io::Result<std::process::ExitSta
     if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         // An error here only means that the next line waits instead.
         let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        // What it started ends with it. Nobody else can have its number before it is waited for.
+        let _ = kill_process_group(pid, Signal::KILL);
     }
     live.set(None);
     child.wait()

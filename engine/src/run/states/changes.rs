@@ -50,7 +50,8 @@ impl Board<'_> {
         let (seed, numerics) = (self.pipeline.seed, self.pipeline.numerics.clone());
         self.leaders.insert(key, id);
         self.wanted.insert(id);
-        let pending = Pending { keyed, sources, seed, numerics, reasons };
+        let root = self.pipeline.root.clone();
+        let pending = Pending { keyed, sources, seed, numerics, root, reasons };
         self.states[id.index()] = State::Wanted(Box::new(pending), false);
     }
 
