@@ -8,6 +8,7 @@ mod execute;
 mod supervise;
 
 pub(crate) use evidence::last_words;
+pub use evidence::tail;
 pub(crate) use execute::execute;
 pub(crate) use supervise::{Live, Setting, supervise};
 

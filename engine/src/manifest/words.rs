@@ -7,7 +7,7 @@ use crate::param::Shape;
 const LONGEST: usize = 64;
 
 /// The candidate nearest to a word, if it is near enough to have been meant.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > LONGEST {
         return None;
     }

@@ -61,8 +61,8 @@ fn interrupted(stage: &str) -> Failure {
         .hint("run again: it goes on from its last checkpoint")
 }
 
-/// The end of a log, as lines.
-pub(super) fn tail(path: &Path) -> Vec<String> {
+/// The end of a log, as lines; none if there is no log.
+pub fn tail(path: &Path) -> Vec<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut bytes = Vec::new();
     if let Ok(mut file) = std::fs::File::open(path) {
