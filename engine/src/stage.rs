@@ -103,6 +103,10 @@ pub struct StageInput {
     pub digest: String,
 }
 
+/// Variable with [`StageContext::out`] that a stage sets for the programs it starts: by it they are found and ended when a
+/// killed run left them behind.
+pub const OUT_VARIABLE: &str = "ANNEAL_OUT";
+
 /// What a stage needs that starts programs of its own.
 #[derive(Clone, Copy)]
 pub struct Launch<'a> {

@@ -10,6 +10,8 @@ mod inputs;
 mod metrics;
 mod outputs;
 mod template;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 use crate::artifact::FILES;

@@ -9,6 +9,7 @@ mod bad_data;
 mod bad_models;
 mod bad_places;
 mod cache;
+mod command;
 mod crash;
 mod equivalence;
 mod manifests;

@@ -5,7 +5,7 @@
 use super::metrics::{LONGEST, Metrics, is_metric};
 use anneal_engine::StageContext;
 use anneal_engine::memory::oom_kills;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpgrp, getpid, kill_process, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -81,10 +81,10 @@ pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Dura
             Ok(Message::Closed) => closed = true,
             Ok(Message::Exited) => {
                 exited = Some(Instant::now());
-                // What it left running would write on while its files are hashed. It is not waited for yet, so its
-                // number is still its own.
-                if own_group {
-                    signal_group(pid, Signal::KILL);
+                // What it left running would write on while its files are hashed; what was asked to stop with it gets
+                // a moment for that. It is not waited for yet, so its number is still its own.
+                if own_group && asked.is_none() {
+                    signal(pid, own_group, Signal::KILL);
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -93,17 +93,20 @@ pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Dura
         if exited.is_some_and(|at| closed || at.elapsed() > REST) {
             break;
         }
-        if asked.is_none() && (context.stop)() {
+        if asked.is_none() && exited.is_none() && (context.stop)() {
             asked = Some(Instant::now());
-            ask(pid, own_group);
+            signal(pid, own_group, Signal::TERM);
         }
         if asked.is_some_and(|at| at.elapsed() > grace) && !std::mem::replace(&mut killed, true) {
-            if own_group {
-                signal_group(pid, Signal::KILL);
-            } else if let Some(pid) = pid {
-                let _ = kill_process(pid, Signal::KILL);
-            }
+            signal(pid, own_group, Signal::KILL);
         }
+    }
+    if exited.is_none() {
+        // There was no thread to spare for this.
+        wait(pid);
+    }
+    if own_group {
+        signal(pid, own_group, Signal::KILL);
     }
     if let Ok(waiter) = waiter {
         // It does not panic; if it did, the next lines would wait instead.
@@ -113,6 +116,11 @@ pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Dura
         adopt(None);
     }
     let status = child.wait()?;
+    // Most programs say nothing, and hundreds of empty files hide the others. A worker's log is not only the program's.
+    let silent = || std::fs::metadata(context.launch.log).is_ok_and(|meta| meta.len() == 0);
+    if own_group && status.success() && silent() {
+        let _ = std::fs::remove_file(context.launch.log);
+    }
     let oom_kill = kills.zip(oom_kills()).is_some_and(|(before, after)| after > before);
     Ok(Ended { status, stopped: asked.is_some(), oom_kill, metrics: metrics.values, complaints: metrics.complaints })
 }
@@ -129,22 +137,11 @@ fn start(command: &mut Command) -> std::io::Result<Child> {
     command.spawn()
 }
 
-/// Asks it, and all that it started, to stop.
-fn ask(pid: Option<Pid>, own_group: bool) {
-    if own_group {
-        signal_group(pid, Signal::TERM);
-    } else if getpgrp() == getpid() {
-        // A worker hears itself too; it knows already.
-        let _ = kill_process_group(getpgrp(), Signal::TERM);
-    } else if let Some(pid) = pid {
-        let _ = kill_process(pid, Signal::TERM);
-    }
-}
-
-fn signal_group(pid: Option<Pid>, signal: Signal) {
+/// To all that it started too, if they are a group of their own; a worker must not kill itself.
+fn signal(pid: Option<Pid>, group: bool, signal: Signal) {
     if let Some(pid) = pid {
         // It may have ended already.
-        let _ = kill_process_group(pid, signal);
+        let _ = if group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
     }
 }
 

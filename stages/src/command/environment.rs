@@ -4,7 +4,7 @@
 use super::problem;
 use super::template::{self, Places};
 use anneal_engine::Failure;
-use anneal_engine::stage::Problem;
+use anneal_engine::stage::{OUT_VARIABLE, Problem};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -73,7 +73,7 @@ pub(super) fn set(
         }
     }
     command.envs(FIXED.iter().copied()).env("TMPDIR", temp);
-    command.env("ANNEAL_OUT", places.out).env("ANNEAL_ROOT", places.root).env("ANNEAL_SEED", places.seed.to_string());
+    command.env(OUT_VARIABLE, places.out).env("ANNEAL_ROOT", places.root).env("ANNEAL_SEED", places.seed.to_string());
     for (name, input) in places.inputs {
         command.env(variable(name), &input.dir);
     }

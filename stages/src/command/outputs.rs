@@ -24,6 +24,7 @@ pub(super) fn check(outputs: &[String]) -> Vec<Problem> {
             || plain.split('/').any(|part| matches!(part, "" | "."))
         {
             found.push(problem("outputs", &format!("an output cannot be `{}`", output.escape_debug()), hint));
+            continue;
         }
         let inside = |other: &String| {
             let other = other.trim_end_matches('/');

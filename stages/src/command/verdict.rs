@@ -33,7 +33,8 @@ const NO_MEMORY: &[&str] = &[
 /// # Errors
 /// The program did not end well.
 pub(super) fn judge(context: &StageContext<'_>, program: &OsStr, ended: &Ended) -> Result<(), Failure> {
-    if ended.status.success() {
+    // One that was asked to stop may end well with half of its work.
+    if ended.status.success() && !ended.stopped {
         return Ok(());
     }
     let said = tail(context.launch.log);
@@ -142,6 +143,7 @@ mod tests {
         assert_eq!(check(9, &[], false, false), "Signal: stage `s`: `p` was ended by signal 9");
         assert_eq!(check(11, &[], true, false), "Signal: stage `s`: `p` was ended by signal 11");
         assert_eq!(check(9, &[], true, false), "Oom: stage `s`: the system killed `p` because memory ran out");
+        assert_eq!(check(0, &[], false, true), "Interrupted: stage `s` was stopped");
         assert_eq!(check(15, &[], false, true), "Interrupted: stage `s` was stopped");
         assert_eq!(check(1 << 8, &["MemoryError"], false, true), "Interrupted: stage `s` was stopped");
         let python = ["Traceback", "numpy.core._exceptions._ArrayMemoryError: Unable to allocate 8 TiB", ""];
