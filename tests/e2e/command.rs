@@ -89,8 +89,8 @@ command = ["sh", "-c", "cat $ANNEAL_INPUT_ONE/data.txt $ANNEAL_INPUT_THE_OTHER/c
     project.write("scripts/make.sh", "printf 'b\\na\\n' > \"$1\"\n");
     project.write(
         "scripts/clean.sh",
-        "#!/bin/sh\nsort \"$1\" data/words.txt > $ANNEAL_OUT/clean.txt\nmkdir $ANNEAL_OUT/folder\n\
-         echo $SUFFIX > $ANNEAL_OUT/folder/x\necho left > $ANNEAL_OUT/rest.txt\n",
+        "#!/bin/sh\nsort \"$1\" data/words.txt > \"$ANNEAL_OUT/clean.txt\"\nmkdir \"$ANNEAL_OUT/folder\"\n\
+         echo $SUFFIX > \"$ANNEAL_OUT/folder/x\"\necho left > \"$ANNEAL_OUT/rest.txt\"\n",
     );
     std::fs::set_permissions(project.path("scripts/clean.sh"), PermissionsExt::from_mode(0o755)).unwrap();
     project.write("data/words.txt", "aa\n");
