@@ -83,7 +83,7 @@ outputs = ["clean.txt", "folder/"]
 [stages.both]
 kind = "command"
 inputs = { one = "raw", the-other = "clean" }
-command = ["sh", "-c", "cat $ANNEAL_INPUT_ONE/data.txt $ANNEAL_INPUT_THE_OTHER/clean.txt > {out}/all.txt"]
+command = ["sh", "-c", '''cat "$ANNEAL_INPUT_ONE/data.txt" "$ANNEAL_INPUT_THE_OTHER/clean.txt" > "{out}/all.txt"''']
 "#,
     );
     project.write("scripts/make.sh", "printf 'b\\na\\n' > \"$1\"\n");
