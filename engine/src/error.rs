@@ -43,7 +43,9 @@ impl FailureClass {
     /// What to do about a failure of this class that stands from an earlier run.
     pub(crate) fn retry_hint(self, stage: &str) -> String {
         match self {
-            Self::Oom => format!("change a parameter or its memory_limit, or try again with --retry oom or --force {stage}"),
+            Self::Oom => {
+                format!("change a parameter or its memory_limit, or try again with --retry oom or --force {stage}")
+            }
             Self::Timeout => format!("raise its timeout, or try again with --retry timeout or --force {stage}"),
             _ => format!("change a parameter, or try again with --retry nan or --force {stage}"),
         }
@@ -97,7 +99,8 @@ impl Failure {
 
     /// Running out of memory, taken for granted because it happened to a smaller one.
     pub(crate) fn inferred_oom(smaller: &str, parameter: &str) -> Self {
-        let message = format!("not tried: `{smaller}` ran out of memory, and `assume_monotone` takes `{parameter}` to need more");
+        let message =
+            format!("not tried: `{smaller}` ran out of memory, and `assume_monotone` takes `{parameter}` to need more");
         let hint = Some("take `assume_monotone` out of the manifest to try it".to_owned());
         Self { hint, inferred: true, ..Self::new(FailureClass::Oom, message) }
     }

@@ -157,12 +157,27 @@ impl Pipeline {
     }
 
     fn assemble(header: Header, stages: Vec<Node>, dependents: Vec<Vec<StageId>>, order: Vec<StageId>) -> Self {
-        let Header { experiment, seed, numerics, manifest, root, text, overrides, mut bases, sweep, mut reach } = header;
+        let Header { experiment, seed, numerics, manifest, root, text, overrides, mut bases, sweep, mut reach } =
+            header;
         if bases.is_empty() {
             bases = stages.iter().map(|node| node.name.clone()).collect();
         }
         reach.resize(bases.len(), BTreeSet::new());
-        Self { experiment, seed, numerics, manifest, root, text, overrides, stages, bases, sweep, reach, order, dependents }
+        Self {
+            experiment,
+            seed,
+            numerics,
+            manifest,
+            root,
+            text,
+            overrides,
+            stages,
+            bases,
+            sweep,
+            reach,
+            order,
+            dependents,
+        }
     }
 
     /// Every stage after all it needs; among those that could come next, the first of the manifest.

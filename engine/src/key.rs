@@ -3,6 +3,8 @@
 //! One walk (`walk`) feeds both the hasher and the document, so that an explanation cannot disagree with its key.
 //! Unaware of paths, names of stages, times, devices and of what is cached.
 mod changes;
+#[cfg(test)]
+mod map_tests;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -108,12 +110,7 @@ pub struct Keyed {
 
 /// The action key of a stage: `inputs` are the content digests of its input artifacts by port, `sources` the names
 /// and content digests of the files that it reads, in the order of [`Stage::sources`](crate::Stage::sources).
-pub fn action_key(
-    node: &Node,
-    inputs: &BTreeMap<&str, Digest>,
-    sources: &[(&str, Digest)],
-    numerics: &str,
-) -> Keyed {
+pub fn action_key(node: &Node, inputs: &BTreeMap<&str, Digest>, sources: &[(&str, Digest)], numerics: &str) -> Keyed {
     let mut document = DocumentSink::default();
     walk(&Fields { node, inputs, sources, numerics }, &mut document);
     Keyed { key: action_digest(node, inputs, sources, numerics), document: document.finish() }
@@ -218,6 +215,15 @@ fn typed(shape: &Shape, value: &Value, sink: &mut dyn Sink) {
         (Shape::List(item), Value::Array(items)) => {
             sink.list(items.len());
             items.iter().for_each(|value| typed(item, value, sink));
+            sink.end();
+        }
+        (Shape::Map(item), Value::Object(values)) => {
+            let sorted: BTreeMap<&String, &Value> = values.iter().collect();
+            sink.map(sorted.len());
+            for (key, value) in sorted {
+                sink.field(key);
+                typed(item, value, sink);
+            }
             sink.end();
         }
         (Shape::Table(params), Value::Object(_)) => table(params, value, sink),

@@ -35,4 +35,4 @@ pub use error::{Failure, FailureClass};
 pub use event::Event;
 pub use param::{Param, ParamSet, Shape};
 pub use registry::Registry;
-pub use stage::{Port, Source, Stage, StageContext, StageInput};
+pub use stage::{Launch, Port, Source, Stage, StageContext, StageInput};

@@ -31,7 +31,7 @@ pub fn host_mib() -> Option<u64> {
 }
 
 /// Processes that the kernel killed for want of memory since it started; evidence when a worker was killed.
-pub(crate) fn oom_kills() -> Option<u64> {
+pub fn oom_kills() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
 }
 

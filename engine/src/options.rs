@@ -81,7 +81,9 @@ impl StageOptions {
         let declared: Declared = serde_json::from_value(values.clone())
             .map_err(|e| ("keep", format!("the options of a stage do not fit their struct: {e}")))?;
         let memory_limit_mib = match &declared.memory_limit {
-            Some(text) => Some(mebibytes(text).ok_or_else(|| ("memory_limit", format!("`{text}` is no amount of memory")))?),
+            Some(text) => {
+                Some(mebibytes(text).ok_or_else(|| ("memory_limit", format!("`{text}` is no amount of memory")))?)
+            }
             None => None,
         };
         Ok(Self {
@@ -127,7 +129,10 @@ mod tests {
     #[test]
     fn amounts_of_memory_have_units() {
         let read = |text: &str| mebibytes(text);
-        assert_eq!(["40 GiB", "512MiB", "1.5 GiB", "1 GB", "2 TiB"].map(read), [40960, 512, 1536, 953, 2_097_152].map(Some));
+        assert_eq!(
+            ["40 GiB", "512MiB", "1.5 GiB", "1 GB", "2 TiB"].map(read),
+            [40960, 512, 1536, 953, 2_097_152].map(Some)
+        );
         for wrong in ["40", "GiB", "-1 GiB", "1 KiB", "nan GiB", "inf GiB", "1e300 GiB", "40 gib", ""] {
             assert_eq!(mebibytes(wrong), None, "{wrong}");
         }

@@ -4,6 +4,7 @@
 //! help is printed and defaults enter the key. Unaware of TOML and of where a value came from.
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What a value must look like.
@@ -33,6 +34,8 @@ pub enum Shape {
     Path,
     /// A list of values of one shape.
     List(Box<Shape>),
+    /// A table with any keys, whose values have one shape. The order of its keys means nothing.
+    Map(Box<Shape>),
     /// A table with parameters of its own.
     Table(Vec<Param>),
 }
@@ -118,6 +121,12 @@ impl<T: ParamType> ParamType for Vec<T> {
     }
 }
 
+impl<T: ParamType> ParamType for BTreeMap<String, T> {
+    fn shape() -> Shape {
+        Shape::Map(Box::new(T::shape()))
+    }
+}
+
 impl<T: ParamType> ParamType for Option<T> {
     fn shape() -> Shape {
         T::shape()
@@ -126,7 +135,7 @@ impl<T: ParamType> ParamType for Option<T> {
 }
 
 impl Shape {
-    /// Narrows the bounds of numbers, also of those inside a list.
+    /// Narrows the bounds of numbers, also of those inside a list or a map.
     #[must_use]
     pub fn within(self, low: f64, high: f64) -> Self {
         match self {
@@ -134,6 +143,7 @@ impl Shape {
             Self::Int { .. } => Self::Int { min: low as i64, max: high as i64 },
             Self::Float { .. } => Self::Float { min: low, max: high },
             Self::List(item) => Self::List(Box::new(item.within(low, high))),
+            Self::Map(item) => Self::Map(Box::new(item.within(low, high))),
             other => other,
         }
     }
@@ -153,6 +163,8 @@ impl Shape {
 ///         max_steps: Option<u64>, in 1..=1_000_000, unit "steps";
 ///         /// Modules to adapt.
 ///         target_modules: Vec<String> = ["q_proj", "v_proj"];
+///         /// Variables; any names.
+///         env: std::collections::BTreeMap<String, String> = {};
 ///     }
 /// }
 /// use anneal_engine::ParamSet;

@@ -61,7 +61,11 @@ pub struct Found {
 
 /// The results of these stages if there is nothing to do for any of them, in the order of [`Pipeline::stages`]; `None`
 /// at the first for which there is, and also where a file would have to be read to know.
-pub(crate) fn found_all(pipeline: &Pipeline, store: &Store, selected: &BTreeSet<StageId>) -> Option<Vec<Option<Found>>> {
+pub(crate) fn found_all(
+    pipeline: &Pipeline,
+    store: &Store,
+    selected: &BTreeSet<StageId>,
+) -> Option<Vec<Option<Found>>> {
     let mut found: Vec<Option<Found>> = vec![None; pipeline.stages.len()];
     for level in levels(pipeline, selected) {
         let one = |id: &StageId| {
@@ -143,9 +147,7 @@ pub fn resolve(pipeline: &Pipeline, store: &Store, host: &Host) -> Vec<Resolved>
 
 /// Marks what a run would not try because something smaller ran out of memory.
 fn infer(pipeline: &Pipeline, axis: u32, found: &mut [Resolved]) {
-    let oom = |id: &StageId| {
-        matches!(&found[id.index()].status, Status::Failed(row, true) if row.failure.class == FailureClass::Oom)
-    };
+    let oom = |id: &StageId| matches!(&found[id.index()].status, Status::Failed(row, true) if row.failure.class == FailureClass::Oom);
     let out_of_memory: Vec<StageId> = pipeline.ids().filter(oom).collect();
     for id in pipeline.ids().filter(|_| !out_of_memory.is_empty()) {
         let smaller = out_of_memory.iter().find(|other| pipeline.is_smaller(**other, id, axis));

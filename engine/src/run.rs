@@ -202,7 +202,8 @@ fn nothing_to_do(
     let started = Event::RunStarted { run: String::new(), experiment: pipeline.experiment.clone(), stages: cached };
     sink(&stamped(None, started));
     let mut latest = latest(pipeline, store);
-    let keys = pipeline.stages.iter().zip(&found).filter_map(|(node, found)| Some((node.name.as_str(), found.as_ref()?)));
+    let keys =
+        pipeline.stages.iter().zip(&found).filter_map(|(node, found)| Some((node.name.as_str(), found.as_ref()?)));
     if let Err(failure) = latest.bring_up_to_date(keys, store) {
         sink(&stamped(None, Event::Note { warning: true, message: failure.to_string() }));
     }

@@ -56,6 +56,10 @@ pub trait Stage: Send + Sync {
     fn params(&self) -> Vec<Param>;
     /// Its inputs.
     fn inputs(&self) -> &'static [Port];
+    /// Takes, besides [`Stage::inputs`], inputs of any name and of any artifact type.
+    fn open_inputs(&self) -> bool {
+        false
+    }
     /// Type of the artifact that a stage with these (resolved) parameters makes.
     fn output(&self, params: &Value) -> &'static str;
     /// Runs in a process of its own: long, memory-hungry or resumable work does.
@@ -77,6 +81,14 @@ pub trait Stage: Send + Sync {
         let _ = params;
         Ok(Vec::new())
     }
+    /// As [`Stage::sources`], for a kind that names its files by where they lie below the project root (absolute).
+    ///
+    /// # Errors
+    /// As [`Stage::sources`].
+    fn sources_below(&self, root: &Path, params: &Value) -> Result<Vec<Source>, Vec<Problem>> {
+        let _ = root;
+        self.sources(params)
+    }
     /// Does the work: reads inputs and sources, writes files into `context.out`.
     ///
     /// # Errors
@@ -93,6 +105,25 @@ pub struct StageInput {
     pub dir: PathBuf,
     /// Digest of its content, hexadecimal.
     pub digest: String,
+}
+
+/// Variable with [`StageContext::out`] that a stage sets for the programs it starts: by it they are found and ended when a
+/// killed run left them behind.
+pub const OUT_VARIABLE: &str = "ANNEAL_OUT";
+
+/// What a stage needs that starts programs of its own.
+#[derive(Clone, Copy)]
+pub struct Launch<'a> {
+    /// Folder that relative paths of the manifest start from; absolute.
+    pub root: &'a Path,
+    /// A path beside [`StageContext::out`] where nothing lies yet: whatever is put there goes with the execution.
+    pub scratch: &'a Path,
+    /// File to append what the programs say to; it may not exist yet.
+    pub log: &'a Path,
+    /// There if the stage runs beside others in one process. Its programs must then lead a process group whose number
+    /// is told here, and `None` before that number may belong to somebody else, so that the engine can end the group
+    /// in a hurry. Absent in a worker: its programs stay in its group, which the engine ends as a whole.
+    pub adopt: Option<&'a dyn Fn(Option<u32>)>,
 }
 
 /// What a running stage sees of the engine.
@@ -113,6 +144,8 @@ pub struct StageContext<'a> {
     pub out: &'a Path,
     /// Folder that belongs to this stage's key and survives crashes: checkpoints go here.
     pub checkpoints: &'a Path,
+    /// What a stage needs that starts programs.
+    pub launch: Launch<'a>,
     /// Where events go.
     pub emit: &'a dyn Fn(Event),
     /// Whether the user asked to stop.

@@ -15,6 +15,7 @@ mod index;
 mod latest;
 mod publish;
 mod record;
+mod stray;
 #[cfg(test)]
 mod tests;
 
@@ -242,25 +243,24 @@ impl Store {
         self.cache.peek(path).is_some()
     }
 
-    /// Removes the folders of work that nobody does any more: those of keys whose lease is free. Says how many.
+    /// Removes the folders of work that nobody does any more, those of keys whose lease is free, and ends the programs
+    /// that a killed run left at work in them. Says how many.
     pub fn sweep(&self) -> usize {
         let Ok(entries) = std::fs::read_dir(self.base.join("tmp")) else { return 0 };
         let leases = self.leases();
-        let mut swept = 0;
+        let (mut left, mut held) = (Vec::new(), Vec::new());
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let remove =
-                |path: PathBuf| std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)).is_ok();
             let key = name.to_str().and_then(|name| name.get(..64)).and_then(|key| key.parse::<Digest>().ok());
             // A folder is made under the lease of its key, so a free lease means that its maker is gone.
-            let lease = key.map(|key| leases.try_key(&key));
-            if let Some(Ok(Some(_lease))) = lease
-                && remove(entry.path())
-            {
-                swept += 1;
+            if let Some(Ok(Some(lease))) = key.map(|key| leases.try_key(&key)) {
+                left.push(entry.path());
+                held.push(lease);
             }
         }
-        swept
+        stray::end(&left);
+        let remove = |path: &&PathBuf| std::fs::remove_dir_all(path).or_else(|_| std::fs::remove_file(path)).is_ok();
+        left.iter().filter(remove).count()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Digest, (Stamp, Arc<Record>)>> {

@@ -8,6 +8,8 @@ mod execute;
 mod supervise;
 mod watch;
 
+pub(crate) use evidence::last_words;
+pub use evidence::tail;
 pub(crate) use execute::execute;
 pub(crate) use supervise::{Live, Lost, Setting, supervise};
 
@@ -19,8 +21,8 @@ use crate::registry::Registry;
 use crate::stop::Stop;
 use crate::store::Store;
 use crate::{Failure, Source, StageInput};
-use serde::{Deserialize, Serialize};
 use rustix::process::{Resource, Rlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -57,6 +59,10 @@ pub struct Job {
     pub outputs: PathBuf,
     /// The folder to work in, from [`Store::workspace`].
     pub folder: PathBuf,
+    /// Folder that relative paths of the manifest start from.
+    pub root: PathBuf,
+    /// Where what the stage's processes say is kept.
+    pub log: PathBuf,
     /// What stays in the store.
     #[serde(default)]
     pub keep: Keep,
@@ -119,7 +125,7 @@ pub fn serve(job: &Path, registry: &Registry, out: impl Write + Send) -> u8 {
         }
         let stop = Stop::on_signals()?;
         let store = Store::open(&job.outputs)?;
-        let done = execute(&job, &**kind, &store, &|event| send(&job.stage, event), &|| stop.requested());
+        let done = execute(&job, &**kind, &store, None, &|event| send(&job.stage, event), &|| stop.requested());
         // Left behind, it would be swept by the next run.
         let _ = std::fs::remove_dir_all(&job.folder);
         done

@@ -9,6 +9,7 @@
 //! | `tokens` | token ids, labels and examples of each split (`data::token_set`) |
 //! | `answers` | `answers.jsonl`, one object a question |
 //! | `scores` | `scores.json`, `per_question.jsonl`, `predictions.json` |
+//! | `files` | whatever a program of stage `command` wrote |
 //!
 //! Unaware of how any of them is computed.
 use crate::train::checkpoint::LogRow;
@@ -30,6 +31,8 @@ pub const TOKENS: &str = "tokens";
 pub const ANSWERS: &str = "answers";
 /// Scores of answers.
 pub const SCORES: &str = "scores";
+/// Whatever a program wrote.
+pub const FILES: &str = "files";
 
 /// Files of a model folder besides `config.json` and the weights; carried along wherever the model goes.
 pub const COMPANIONS: [&str; 7] = [

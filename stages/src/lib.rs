@@ -6,6 +6,7 @@
 
 pub mod artifact;
 pub mod bench;
+pub mod command;
 pub mod consolidate;
 pub mod data;
 pub mod evaluate;
@@ -43,6 +44,7 @@ pub fn registry() -> Registry {
         Box::new(consolidate::Consolidate),
         Box::new(infer::Infer),
         Box::new(evaluate::Evaluate),
+        Box::new(command::RunCommand),
     ])
     .with_numerics(anneal_ops::backend_names().to_vec())
 }

@@ -1,7 +1,7 @@
 //! Folder -> `consolidate` -> folder: every tensor's bytes and every other file come back; what an adapter changes is
 //! rounded once.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-use anneal_engine::{Stage, StageContext, StageInput};
+use anneal_engine::{Launch, Stage, StageContext, StageInput};
 use anneal_stages::artifact::{ADAPTER, MODEL};
 use anneal_stages::consolidate::Consolidate;
 use anneal_stages::llama::adapter::{Adapter, AdapterConfig};
@@ -57,6 +57,7 @@ fn consolidate(base: &Path, adapter: Option<&Path>, params: &Value) -> tempfile:
         sources: &[],
         out: out.path(),
         checkpoints: out.path(),
+        launch: Launch { root: out.path(), scratch: out.path(), log: out.path(), adopt: None },
         emit: &|_| (),
         stop: &|| false,
         metrics: RefCell::default(),

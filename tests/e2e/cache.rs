@@ -9,7 +9,8 @@ const STAGES: usize = 9;
 fn all_seven_kinds_run_and_a_second_run_executes_nothing() {
     let project = Project::new();
     let manifest = std::fs::read_to_string(project.path("tiny.toml")).unwrap();
-    for kind in anneal_stages::registry().kinds() {
+    // What a command makes is up to its program; `command` has manifests of its own.
+    for kind in anneal_stages::registry().kinds().iter().filter(|kind| kind.kind() != "command") {
         assert!(manifest.contains(&format!("kind = \"{}\"", kind.kind())), "{} is not in tiny.toml", kind.kind());
     }
     assert_eq!(project.run(&["tiny.toml"]), (STAGES, 0));

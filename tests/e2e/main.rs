@@ -10,6 +10,7 @@ mod bad_models;
 mod bad_places;
 mod cache;
 mod ci_recipe;
+mod command;
 mod crash;
 mod equivalence;
 mod manifests;

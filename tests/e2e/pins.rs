@@ -15,6 +15,17 @@ const EVERYWHERE: [Pin; 3] = [
     ("tokens", "tokenize", "3befd76e44d43c629940cf1dd476416db5903963dfb63f70e29c5be8efbab8e6"),
 ];
 
+/// Of a manifest of its own.
+const COMMAND: Pin = ("greeting", "command", "1dd844dbd62b6d8f82fe7774ed4d395fb020fec1d271ac073f7e0553321ad065");
+const COMMAND_MANIFEST: &str = r#"
+[experiment]
+name = "pinned"
+[stages.greeting]
+kind = "command"
+command = ["sh", "-c", "mkdir {out}/a && printf '%s %s %s\\n' \"$ANNEAL_SEED\" \"$LANG\" {{x}} > {out}/a/b && echo > {out}/c"]
+outputs = ["a/"]
+"#;
+
 /// With fused multiplication and addition: AVX2 and FMA, or AVX-512.
 const FUSED: [Pin; 6] = [
     ("lora", "train-lora", "e456fd8b35940a6dd17ca331f2288925005e67b158d5cbee6894ba1458bd14de"),
@@ -50,14 +61,17 @@ fn here() -> Option<&'static [Pin]> {
 fn every_stage_kind_makes_the_pinned_bytes() {
     let project = Project::new();
     project.run(&["tiny.toml"]);
-    let digests = project.digests(&["tiny.toml"]);
+    let mut digests = project.digests(&["tiny.toml"]);
+    project.write("command.toml", COMMAND_MANIFEST);
+    project.run(&["command.toml"]);
+    digests.extend(project.digests(&["command.toml"]));
     let kinds = anneal_stages::registry();
     let floats = here().unwrap_or_else(|| {
         println!("skipped: no pins for this machine's instruction set; what training makes is not compared");
         &[]
     });
     let mut changed = String::new();
-    for (stage, kind, pinned) in EVERYWHERE.iter().chain(floats) {
+    for (stage, kind, pinned) in EVERYWHERE.iter().chain([&COMMAND]).chain(floats) {
         let found = &digests[*stage];
         if found != pinned {
             let version = kinds.get(kind).unwrap().version();
@@ -71,7 +85,7 @@ fn every_stage_kind_makes_the_pinned_bytes() {
          other one):{changed}"
     );
     for kind in kinds.kinds() {
-        let pinned = EVERYWHERE.iter().chain(&FUSED).any(|(_, pinned, _)| *pinned == kind.kind());
+        let pinned = EVERYWHERE.iter().chain([&COMMAND]).chain(&FUSED).any(|(_, pinned, _)| *pinned == kind.kind());
         assert!(pinned, "no stage of kind {} is pinned", kind.kind());
     }
 }

@@ -8,8 +8,8 @@ pub(crate) use bench::{
     BenchTrain,
 };
 
-use anneal_engine::FailureClass;
 use crate::command::completions::{kinds, set_keys, stage_names};
+use anneal_engine::FailureClass;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use std::path::PathBuf;

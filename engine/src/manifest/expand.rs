@@ -159,7 +159,8 @@ impl Asked<'_, '_, '_> {
                         self.draught.axes[*axis as usize].place,
                         format!("stage `{}` leaves out the table of this parameter", self.draft.name),
                     );
-                    self.checker.complain(problem.hint("write the table in the stage, then sweep over its values".to_owned()));
+                    self.checker
+                        .complain(problem.hint("write the table in the stage, then sweep over its values".to_owned()));
                 }
             }
             params = Arc::new(changed);
@@ -168,13 +169,17 @@ impl Asked<'_, '_, '_> {
         let mut found = kind.check(&params, &connected);
         let mut sources: Vec<Source> = Vec::new();
         if found.is_empty() {
-            match kind.sources(&params) {
+            match kind.sources_below(self.checker.root, &params) {
                 Ok(all) => sources = all,
                 Err(problems) => found = problems,
             }
         }
         if found.is_empty() && self.draft.output.is_some_and(|output| output != kind.output(&params)) {
-            let message = format!("this makes `{}`, other cells `{}`", kind.output(&params), self.draft.output.unwrap_or_default());
+            let message = format!(
+                "this makes `{}`, other cells `{}`",
+                kind.output(&params),
+                self.draft.output.unwrap_or_default()
+            );
             found.push(Problem { at: Vec::new(), message, hint: None, missing_file: false });
         }
         let (missing, wrong): (Vec<_>, Vec<_>) = found.iter().partition(|problem| problem.missing_file);

@@ -27,7 +27,7 @@ use tree::{Table, Tree};
 use values::{Checker, Owner};
 
 pub use text::project_root;
-pub use words::shape_words;
+pub use words::{nearest, shape_words};
 
 /// How to read a manifest.
 #[derive(Debug, Clone, Default)]

@@ -32,7 +32,8 @@ pub(super) struct Draft<'a> {
 /// An input of a stage and the stage that it comes from.
 pub(super) struct Link<'a> {
     pub(super) name: &'a str,
-    port: Port,
+    /// Absent for an input that may have any name and any type.
+    port: Option<Port>,
     pub(super) from: StageId,
     place: &'a Place,
 }
@@ -51,16 +52,8 @@ pub(super) fn read<'a>(checker: &mut Checker<'_>, registry: &Registry, stages: &
 
 fn draft<'a>(checker: &mut Checker<'_>, registry: &Registry, entry: &'a Entry) -> Draft<'a> {
     let (name, place) = (entry.key.as_str(), &entry.key_place);
-    let mut draft = Draft {
-        name,
-        place,
-        table: None,
-        kind: None,
-        params: None,
-        options: None,
-        output: None,
-        inputs: Vec::new(),
-    };
+    let mut draft =
+        Draft { name, place, table: None, kind: None, params: None, options: None, output: None, inputs: Vec::new() };
     let ambiguous = ["experiment", "sweep"].contains(&name).then_some("`--set NAME.KEY=VALUE` would be ambiguous");
     if let Some(wrong) = super::bad_name(name, &['-']).or(ambiguous) {
         let message = format!("a stage cannot have the name `{}`: {wrong}", name.escape_debug());
@@ -160,13 +153,19 @@ fn connect<'a>(
         None => {}
         Some(Tree::Table(inputs)) => {
             for entry in &inputs.0 {
-                let Some(port) = ports.iter().find(|port| port.name == entry.key) else {
+                let (name, place) = (entry.key.as_str(), &entry.item.place);
+                let port = ports.iter().find(|port| port.name == name).copied();
+                if port.is_none() && !kind.open_inputs() {
                     unknown_port(checker, kind.kind(), ports, inputs, entry);
                     readable = false;
                     continue;
-                };
-                match source_of(checker, draft.name, port, &entry.item, ids) {
-                    Some(from) => links.push(Link { name: port.name, port: *port, from, place: &entry.item.place }),
+                }
+                if let (None, Some(wrong)) = (port, super::bad_name(name, &['-'])) {
+                    let message = format!("an input cannot have the name `{}`: {wrong}", name.escape_debug());
+                    checker.complain(Diagnostic::error(&entry.key_place, message));
+                }
+                match source_of(checker, draft.name, name, &entry.item, ids) {
+                    Some(from) => links.push(Link { name, port, from, place }),
                     None => readable = false,
                 }
             }
@@ -180,9 +179,11 @@ fn connect<'a>(
             }
         }
     }
-    links.sort_by_key(|link| ports.iter().position(|port| port.name == link.port.name));
+    // Declared ones in their order, then the others by name.
+    let rank = |link: &Link<'_>| ports.iter().position(|port| port.name == link.name).unwrap_or(ports.len());
+    links.sort_by(|a, b| rank(a).cmp(&rank(b)).then(a.name.cmp(b.name)));
     for port in ports.iter().filter(|port| port.required && readable) {
-        if links.iter().all(|link| link.port.name != port.name) {
+        if links.iter().all(|link| link.name != port.name) {
             missing_port(checker, draft, port, drafts);
         }
     }
@@ -195,14 +196,13 @@ fn connect<'a>(
 fn source_of(
     checker: &mut Checker<'_>,
     stage: &str,
-    port: &Port,
+    input: &str,
     item: &Item,
     ids: &BTreeMap<&str, StageId>,
 ) -> Option<StageId> {
     let Tree::Text(name) = &item.tree else {
         if !matches!(item.tree, Tree::Broken) {
-            let problem =
-                Diagnostic::error(&item.place, format!("input `{}` cannot be {}", port.name, item.describe()));
+            let problem = Diagnostic::error(&item.place, format!("input `{input}` cannot be {}", item.describe()));
             checker.complain(problem.label("expected the name of a stage in quotes"));
         }
         return None;
@@ -243,14 +243,16 @@ fn missing_port(checker: &mut Checker<'_>, draft: &Draft<'_>, port: &Port, draft
 }
 
 fn check_type(checker: &mut Checker<'_>, kind: &dyn Stage, link: &Link<'_>, from: &Draft<'_>) {
-    let Some(output) = from.output.filter(|output| !link.port.accepts.contains(output)) else { return };
+    let Some(port) = link.port else { return };
+    let Some(output) = from.output.filter(|output| !port.accepts.contains(output)) else { return };
     let fitting: Vec<&str> =
         kind.inputs().iter().filter(|port| port.accepts.contains(&output)).map(|port| port.name).collect();
     let hint = match fitting.as_slice() {
+        [] if kind.open_inputs() => "an input of any other name takes everything".to_owned(),
         [] => format!("no input of `{}` takes `{output}`", kind.kind()),
         ports => format!("`{output}` fits {}", list(ports)),
     };
-    let (port, accepts) = (link.port.name, list(link.port.accepts));
+    let (port, accepts) = (port.name, list(port.accepts));
     let message = format!("input `{port}` takes {accepts}, but stage `{}` makes `{output}`", from.name);
     checker.complain(Diagnostic::error(link.place, message).label(format!("this is `{output}`")).hint(hint));
 }

@@ -53,8 +53,10 @@ pub(super) fn read<'a>(checker: &mut Checker<'_>, root: &'a Table) -> Draught<'a
             None if entry.key == MONOTONE => match &entry.item.tree {
                 Tree::Text(text) => draught.monotone = Some((text, &entry.item.place)),
                 _ => {
-                    let problem =
-                        Diagnostic::error(&entry.item.place, format!("`{MONOTONE}` cannot be {}", entry.item.describe()));
+                    let problem = Diagnostic::error(
+                        &entry.item.place,
+                        format!("`{MONOTONE}` cannot be {}", entry.item.describe()),
+                    );
                     checker.complain(problem.label("expected the name of a swept parameter in quotes"));
                 }
             },
@@ -163,7 +165,10 @@ pub(super) fn check(checker: &mut Checker<'_>, draught: &Draught<'_>, drafts: &[
             [axis] => {
                 sweep.monotone = Some(*axis);
                 if sweep.axes[*axis as usize].values.iter().any(|value| !value.is_number()) {
-                    checker.complain(Diagnostic::error(place, format!("`{name}` is no number, so it has no larger values")));
+                    checker.complain(Diagnostic::error(
+                        place,
+                        format!("`{name}` is no number, so it has no larger values"),
+                    ));
                 }
             }
             [] => {
@@ -189,7 +194,10 @@ fn overridden(checker: &mut Checker<'_>, written: &Written<'_>, drafts: &[Draft<
         level = entry.item.table();
         let set = entry.item.place.source.is_set() && !written.place.source.is_set();
         if set && level.is_none() {
-            let problem = Diagnostic::error(&entry.item.place, format!("`{}` is swept, so this would change nothing", written.key));
+            let problem = Diagnostic::error(
+                &entry.item.place,
+                format!("`{}` is swept, so this would change nothing", written.key),
+            );
             let value = entry.item.place.text();
             checker.complain(problem.hint(format!("choose among its values with `--cell {}={value}`", written.key)));
         }
@@ -218,12 +226,16 @@ fn target(checker: &mut Checker<'_>, written: &Written<'_>, drafts: &[Draft<'_>]
     }
     let Some(at) = drafts.iter().position(|draft| draft.name == stage) else {
         let names: Vec<&str> = drafts.iter().map(|draft| draft.name).collect();
-        return complain(format!("there is no stage `{stage}` to sweep over"), suggest(stage, "the stages are", &names));
+        return complain(
+            format!("there is no stage `{stage}` to sweep over"),
+            suggest(stage, "the stages are", &names),
+        );
     };
     // What is wrong with its kind was reported there.
     let kind = drafts[at].kind.as_ref()?;
     let mut params = kind.params();
-    let fixed = |key: &String| ["kind", "inputs"].contains(&key.as_str()) || StageOptions::names().contains(&key.as_str());
+    let fixed =
+        |key: &String| ["kind", "inputs"].contains(&key.as_str()) || StageOptions::names().contains(&key.as_str());
     if let Some(first) = keys.first().filter(|key| fixed(key)) {
         return complain(format!("`{first}` cannot be swept"), Some("only parameters of a stage can".to_owned()));
     }
@@ -285,8 +297,7 @@ fn groups(checker: &mut Checker<'_>, draught: &Draught<'_>, sweep: &mut Sweep) {
         for axis in &together[1..] {
             if length(*axis) != length(*first) {
                 let (key, other) = (&sweep.axes[*axis as usize].key, &sweep.axes[*first as usize].key);
-                let message =
-                    format!("`{key}` has {} values and `{other}` has {}", length(*axis), length(*first));
+                let message = format!("`{key}` has {} values and `{other}` has {}", length(*axis), length(*first));
                 let problem = Diagnostic::error(draught.axes[*axis as usize].place, message);
                 checker.complain(problem.hint("lists in `sweep.zip` go together, so they have one length".to_owned()));
             }

@@ -2,6 +2,8 @@
 #[expect(unreachable_pub, reason = "the macros make what they declare public")]
 pub(crate) mod fake;
 mod hostile;
+#[expect(unreachable_pub, reason = "the macros make what they declare public")]
+mod open;
 mod sweep;
 
 use super::*;

@@ -6,6 +6,7 @@ use super::words::{nearest, shape_words, suggest};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::param::{Param, Shape};
 use serde_json::{Map, Number, Value};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Where relative paths begin, and where problems go.
@@ -94,6 +95,10 @@ impl Checker<'_> {
                 number.as_f64().and_then(Number::from_f64).map_or(Value::Null, Value::Number)
             }
             (Shape::List(item), Value::Array(items)) => items.iter().map(|value| self.complete(item, value)).collect(),
+            (Shape::Map(item), Value::Object(given)) => {
+                let complete = |(key, value): (&String, &Value)| (key.clone(), self.complete(item, value));
+                Value::Object(given.iter().map(complete).collect())
+            }
             (Shape::Table(params), Value::Object(given)) => {
                 let value = |param: &Param| given.get(param.name).or(param.default.as_ref()).cloned();
                 let fill = |param: &Param| {
@@ -131,6 +136,14 @@ impl Checker<'_> {
             (Shape::List(inner), Tree::List(items)) => {
                 let values: Vec<_> = items.iter().map(|item| self.value(name, unit, inner, item)).collect();
                 values.into_iter().collect::<Option<Vec<_>>>().map(Value::Array)
+            }
+            (Shape::Map(inner), Tree::Table(table)) => {
+                let value =
+                    |entry: &Entry| Some((entry.key.clone(), self.value(&entry.key, unit, inner, &entry.item)?));
+                let values: Vec<_> = table.0.iter().map(value).collect();
+                // Sorted: whoever reads the resolved parameters must not depend on how the table was written.
+                let sorted: Option<BTreeMap<String, Value>> = values.into_iter().collect();
+                sorted.map(|sorted| Value::Object(sorted.into_iter().collect()))
             }
             (Shape::Table(params), Tree::Table(table)) => {
                 let owner = Owner { name: &format!("table `{name}`"), place: &item.place, reserved: &[] };

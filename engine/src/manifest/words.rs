@@ -7,7 +7,7 @@ use crate::param::Shape;
 const LONGEST: usize = 64;
 
 /// The candidate nearest to a word, if it is near enough to have been meant.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > LONGEST {
         return None;
     }
@@ -67,6 +67,7 @@ pub fn shape_words(shape: &Shape) -> String {
         }
         Shape::Path => "the path of a file or folder".to_owned(),
         Shape::List(item) => format!("a list, each item {}", shape_words(item)),
+        Shape::Map(item) => format!("a table, each value {}", shape_words(item)),
         Shape::Table(_) => "a table".to_owned(),
     }
 }

@@ -44,7 +44,8 @@ impl Condition {
             ("=", How::Is(true)),
         ];
         let first = text.find(['<', '>', '!', '=']);
-        let sign = first.and_then(|at| SIGNS.iter().find(|(sign, _)| text[at..].starts_with(sign)).map(|found| (at, found)));
+        let sign =
+            first.and_then(|at| SIGNS.iter().find(|(sign, _)| text[at..].starts_with(sign)).map(|found| (at, found)));
         let Some((at, (sign, how))) = sign.filter(|(at, _)| !text[..*at].trim().is_empty()) else {
             return Err(Failure::user(format!("`{text}` is no condition"))
                 .hint("write KEY and a value with one of = != < <= > >= between, such as `peak_mib<=40 GiB`"));

@@ -14,6 +14,7 @@ use crate::store::{Latest, Record, Store};
 use crate::worker::{Live, Lost, stamped};
 use crate::{Failure, FailureClass, Source, StageInput};
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 type Sources = Vec<(Source, Stamp, Digest)>;
@@ -69,6 +70,7 @@ pub(super) struct Pending {
     pub(super) sources: Sources,
     pub(super) seed: u64,
     pub(super) numerics: String,
+    pub(super) root: PathBuf,
     reasons: Vec<String>,
 }
 

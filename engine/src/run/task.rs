@@ -12,11 +12,10 @@ use crate::lease::Lease;
 use crate::recording::Recording;
 use crate::slots::{Demand, Slots, Taken};
 use crate::store::Store;
-use crate::worker::{Job, Live, Lost, Setting, execute, stamped, supervise};
+use crate::worker::{Job, Live, Lost, Setting, execute, last_words, stamped, supervise};
 use crate::{Failure, Source, StageInput};
 use serde_json::Value;
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
@@ -151,7 +150,7 @@ impl Tasks<'_> {
         let asks = node.options.threads.is_some() || !gpus.is_empty() || node.options.need_a_process();
         let (kind, isolated) = (Arc::clone(&node.kind), node.kind.isolated() || asks);
         let (store, send, stop) = (Arc::clone(&self.store), self.send.clone(), self.options.stop.clone());
-        let (command, log): (_, PathBuf) = (self.options.worker.clone(), self.recording.borrow().log(&job.stage));
+        let command = self.options.worker.clone();
         // Where GPUs are handed out, a stage that got none sees none.
         let ids: Vec<&str> = gpus.iter().map(|gpu| gpu.id.as_str()).collect();
         let gpus = (!self.slots.gpus().is_empty()).then(|| ids.join(","));
@@ -169,7 +168,7 @@ impl Tasks<'_> {
                 tell(Message::Event(event));
             };
             let result = if isolated {
-                let setting = Setting { command: &command, threads, gpus, timeout, log: &log, stop: &stop };
+                let setting = Setting { command: &command, threads, gpus, timeout, log: &job.log, stop: &stop };
                 let started = |pid| tell(Message::Started(id, pid));
                 // The worker keeps its slots too, so that an orphan on a GPU is not disturbed.
                 let leases = leases.into_iter().chain(slot).collect();
@@ -179,10 +178,11 @@ impl Tasks<'_> {
                 tell(Message::Started(id, std::process::id()));
                 let watch = RefCell::new(&mut watch);
                 let emit = |event| (*watch.borrow_mut())(stamped(Some(&job.stage), event));
-                let result = execute(&job, &*kind, &store, &emit, &|| stop.requested());
+                let adopt = |group| live.adopt(group);
+                let result = execute(&job, &*kind, &store, Some(&adopt), &emit, &|| stop.requested());
                 // Left behind, it would be swept by the next run.
                 let _ = std::fs::remove_dir_all(&job.folder);
-                result.map_err(Lost::of)
+                result.map_err(|failure| Lost { log: last_words(&job.log), ..Lost::of(failure) })
             };
             let seconds = clock.elapsed().as_secs_f64();
             let result = result.map_err(|lost| Lost { peak_mib: larger(peak_mib, lost.peak_mib), ..lost });
@@ -208,6 +208,8 @@ impl Tasks<'_> {
             folder: self.store.workspace(&pending.keyed.key)?,
             keep: node.options.keep,
             memory_limit_mib: node.options.memory_limit_mib,
+            root: pending.root,
+            log: self.recording.borrow().log(&node.name),
         })
     }
 

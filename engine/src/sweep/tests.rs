@@ -56,11 +56,8 @@ fn an_ablation_has_a_baseline_and_one_change_at_a_time() {
 fn words_and_ids_depend_on_content_alone() {
     let (sweep, _) = chain();
     assert_eq!(sweep.words(&[(0, 1), (1, 0)], 1), "x=2,d.y=7");
-    let turned = Sweep {
-        axes: vec![axis("d.y", 3, &[8, 7]), axis("b.x", 1, &[2])],
-        groups: Vec::new(),
-        monotone: None,
-    };
+    let turned =
+        Sweep { axes: vec![axis("d.y", 3, &[8, 7]), axis("b.x", 1, &[2])], groups: Vec::new(), monotone: None };
     assert_eq!(sweep.id(&[(0, 1), (1, 0)]), turned.id(&[(0, 1), (1, 0)]));
     assert_ne!(sweep.id(&[(0, 1), (1, 0)]), sweep.id(&[(0, 1), (1, 1)]));
     assert_eq!(label(&json!("none")), "none");

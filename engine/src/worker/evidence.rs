@@ -70,8 +70,8 @@ fn interrupted(stage: &str) -> Failure {
         .hint("run again: it goes on from its last checkpoint")
 }
 
-/// The end of a log, as lines.
-pub(super) fn tail(path: &Path) -> Vec<String> {
+/// The end of a log, as lines; none if there is no log.
+pub fn tail(path: &Path) -> Vec<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut bytes = Vec::new();
     if let Ok(mut file) = std::fs::File::open(path) {
@@ -84,6 +84,11 @@ pub(super) fn tail(path: &Path) -> Vec<String> {
         }
     }
     String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
+}
+
+/// The lines of a log worth keeping with a failure; none if nothing was said.
+pub(crate) fn last_words(log: &Path) -> Vec<String> {
+    telling(tail(log))
 }
 
 /// The lines worth keeping with a failure: from the one that says why, else the last.
@@ -121,7 +126,10 @@ mod tests {
         let panic = ["thread 'main' panicked at a.rs:1:2:", "index out of bounds", "   0: frame"];
         insta::assert_snapshot!(check(6, &panic, false, false), @"Bug: stage `s`: its worker said: thread 'main' panicked at a.rs:1:2: index out of bounds");
         insta::assert_snapshot!(check(3 << 8, &[], false, false), @"Bug: stage `s`: its worker ended with exit code 3 and without a result");
-        let thread = ["thread 'main' panicked at a.rs:1:2:", "failed to spawn thread: Resource temporarily unavailable (os error 11)"];
+        let thread = [
+            "thread 'main' panicked at a.rs:1:2:",
+            "failed to spawn thread: Resource temporarily unavailable (os error 11)",
+        ];
         insta::assert_snapshot!(told(6, &thread, false, false, true), @"Oom: stage `s`: failed to spawn thread: Resource temporarily unavailable (os error 11)");
         assert!(told(6, &thread, false, false, false).starts_with("Bug"));
     }

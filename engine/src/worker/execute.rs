@@ -3,17 +3,18 @@ use super::Job;
 use crate::event::Event;
 use crate::memory::Sampler;
 use crate::store::{Draft, Record, Store};
-use crate::{Failure, Source, Stage, StageContext};
+use crate::{Failure, Launch, Source, Stage, StageContext};
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Runs a stage and publishes what it made. The caller holds the lease of the key.
+/// Runs a stage and publishes what it made. The caller holds the lease of the key. `adopt`: see [`Launch::adopt`].
 pub(crate) fn execute(
     job: &Job,
     kind: &dyn Stage,
     store: &Store,
+    adopt: Option<&dyn Fn(Option<u32>)>,
     emit: &dyn Fn(Event),
     stop: &dyn Fn() -> bool,
 ) -> Result<Arc<Record>, Failure> {
@@ -30,6 +31,7 @@ pub(crate) fn execute(
         sources: &sources,
         out: &job.folder.join("out"),
         checkpoints: &checkpoints,
+        launch: Launch { root: &job.root, scratch: &job.folder.join("scratch"), log: &job.log, adopt },
         emit,
         stop,
         memory_limit_mib: job.memory_limit_mib,

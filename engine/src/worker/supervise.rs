@@ -2,12 +2,12 @@
 use super::evidence::{Evidence, classify, tail, telling};
 use super::watch::Watch;
 use super::{Job, WorkerCommand};
-use crate::{Failure, FailureClass};
 use crate::event::{Event, Stamped};
 use crate::lease::Lease;
 use crate::memory::oom_kills;
 use crate::stop::Stop;
 use crate::store::{Record, Store};
+use crate::{Failure, FailureClass};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -16,22 +16,38 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// A worker that may be told to stop. Empty once its number may belong to somebody else.
+/// A worker that may be told to stop, or a process group that a stage leads in this process. Empty once its number may
+/// belong to somebody else.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Live(Arc<Mutex<Option<Pid>>>);
+pub(crate) struct Live(Arc<Mutex<Option<(Pid, Role)>>>);
+
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    Worker,
+    /// Asked to stop by its stage, which sees the wish itself.
+    Adopted,
+}
 
 impl Live {
     fn set(&self, pid: Option<Pid>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pid;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pid.map(|pid| (pid, Role::Worker));
+    }
+
+    /// Takes over a process group; see [`Launch::adopt`](crate::Launch::adopt).
+    pub(crate) fn adopt(&self, group: Option<u32>) {
+        let pid = group.and_then(|group| i32::try_from(group).ok()).and_then(Pid::from_raw);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pid.map(|pid| (pid, Role::Adopted));
     }
 
     /// Asks it to stop, or, in a hurry, ends it and all that it started.
     pub(crate) fn stop(&self, hurry: bool) {
         let pid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pid) = *pid {
-            // It may have ended already; it is not reaped yet, so the number is still its own.
-            let _ = if hurry { kill_process_group(pid, Signal::KILL) } else { kill_process(pid, Signal::TERM) };
-        }
+        // It may have ended already; it is not reaped yet, so the number is still its own.
+        let _ = match *pid {
+            Some((pid, _)) if hurry => kill_process_group(pid, Signal::KILL),
+            Some((pid, Role::Worker)) => kill_process(pid, Signal::TERM),
+            Some((_, Role::Adopted)) | None => Ok(()),
+        };
     }
 }
 
@@ -117,8 +133,7 @@ pub(crate) fn supervise(
         return Ok(record);
     }
     let log = tail(setting.log);
-    let status =
-        status.map_err(|e| lost(Failure::bug(format!("cannot wait for worker {pid}: {e}")), log.clone()))?;
+    let status = status.map_err(|e| lost(Failure::bug(format!("cannot wait for worker {pid}: {e}")), log.clone()))?;
     let oom_kill = kills.zip(oom_kills()).is_some_and(|(before, after)| after > before);
     let limited = job.memory_limit_mib.is_some() && job.on_host();
     let evidence = Evidence { status, log: &log, oom_kill, limited, stopped: setting.stop.requested() };
@@ -138,10 +153,12 @@ fn spawn(job: &Job, leases: Vec<Lease>, setting: &Setting<'_>) -> Result<Child, 
     let text = serde_json::to_vec_pretty(job).map_err(|e| Failure::bug(format!("cannot write a job: {e}")))?;
     std::fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))?;
     // Without a log the work can still be done.
-    let log = std::fs::File::create(setting.log).map_or_else(|_| Stdio::null(), Stdio::from);
+    // Appended to by several: the worker, this process, and the programs that the worker starts.
+    let log = std::fs::File::create(setting.log)
+        .and_then(|_| std::fs::OpenOptions::new().append(true).open(setting.log))
+        .map_or_else(|_| Stdio::null(), Stdio::from);
     let WorkerCommand { program, args } = setting.command;
-    let leases =
-        Lease::into_stdio(leases).map_err(|e| Failure::bug(format!("cannot hand leases to a worker: {e}")))?;
+    let leases = Lease::into_stdio(leases).map_err(|e| Failure::bug(format!("cannot hand leases to a worker: {e}")))?;
     let mut command = Command::new(program);
     if let Some(gpus) = &setting.gpus {
         command.env("CUDA_VISIBLE_DEVICES", gpus);
@@ -164,6 +181,8 @@ fn reap(child: &mut Child, live: &Live) -> std::io::Result<std::process::ExitSta
     if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         // An error here only means that the next line waits instead.
         let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        // What it started ends with it. Nobody else can have its number before it is waited for.
+        let _ = kill_process_group(pid, Signal::KILL);
     }
     live.set(None);
     child.wait()

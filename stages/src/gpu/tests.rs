@@ -2,8 +2,8 @@
 use super::choice::{Choice, choice};
 use super::sample::Seen;
 use super::*;
-use anneal_engine::StageContext;
 use anneal_engine::event::Event;
+use anneal_engine::{Launch, StageContext};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -66,6 +66,7 @@ fn stage(body: impl FnOnce(&StageContext<'_>)) -> (Vec<Event>, BTreeMap<String, 
         sources: &[],
         out: Path::new("."),
         checkpoints: Path::new("."),
+        launch: Launch { root: Path::new("."), scratch: Path::new("."), log: Path::new("."), adopt: None },
         emit: &emit,
         stop: &|| false,
         metrics: RefCell::default(),

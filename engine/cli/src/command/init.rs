@@ -201,7 +201,7 @@ fn comment(param: &Param) -> String {
             Shape::List(_) => "[]".to_owned(),
             Shape::Int { min, .. } => min.to_string(),
             Shape::Float { min, .. } => format!("{min:?}"),
-            Shape::Table(_) => "{}".to_owned(),
+            Shape::Table(_) | Shape::Map(_) => "{}".to_owned(),
         },
         // JSON's texts, numbers, truth values and lists are TOML's too.
         Some(default) => default.to_string(),

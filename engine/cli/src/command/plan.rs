@@ -51,7 +51,9 @@ fn state(pipeline: &Pipeline, id: StageId, found: &[Resolved], latest: &Latest, 
         (Status::Missing(miss), Some(keyed)) => State::Run(reasons(&node.name, keyed, miss, latest, store)),
         (Status::Failed(row, true), _) => State::Failed(format!("{}: {}", row.failure.class, row.failure.message)),
         (Status::Inferred(failure), _) => State::Failed(format!("{}: {}", failure.class, failure.message)),
-        (Status::Failed(row, false), _) => State::Run(vec![format!("its last attempt failed: {}", row.failure.message)]),
+        (Status::Failed(row, false), _) => {
+            State::Run(vec![format!("its last attempt failed: {}", row.failure.message)])
+        }
         (Status::Unreadable(failure), _) => State::Blocked(failure.message.clone()),
         (Status::Unknown | Status::Missing(_), _) => State::After(waits_for(pipeline, node, found)),
     }

@@ -78,8 +78,14 @@ fn experiment(registry: &Registry) -> Value {
 fn definition(kind: &dyn Stage) -> Value {
     let mut first = Map::new();
     first.insert("kind".to_owned(), json!({ "const": kind.kind(), "description": kind.summary() }));
-    if !kind.inputs().is_empty() {
-        first.insert("inputs".to_owned(), inputs(kind.inputs()));
+    if !kind.inputs().is_empty() || kind.open_inputs() {
+        let mut inputs = inputs(kind.inputs());
+        if kind.open_inputs() {
+            inputs["propertyNames"] = json!({ "pattern": NAME });
+            inputs["additionalProperties"] =
+                json!({ "type": "string", "description": "The name of a stage; whatever it makes is taken." });
+        }
+        first.insert("inputs".to_owned(), inputs);
     }
     let mut table = table(&kind.params(), first);
     table["description"] = json!(kind.summary());
@@ -166,6 +172,7 @@ fn shape(shape_of: &Shape) -> Value {
             json!({ "enum": words, "enumDescriptions": docs, "x-taplo": { "docs": { "enumValues": docs } } })
         }
         Shape::List(item) => json!({ "type": "array", "items": shape(item) }),
+        Shape::Map(item) => json!({ "type": "object", "additionalProperties": shape(item) }),
         Shape::Table(params) => table(params, Map::new()),
     }
 }

@@ -39,8 +39,11 @@ pub(super) fn run(args: &Stages, context: &Context) -> Result<Exit, Error> {
 
 fn explain(kind: &dyn Stage) -> String {
     let mut text = format!("{}: {}\n", kind.kind(), kind.summary());
-    if !kind.inputs().is_empty() {
+    if !kind.inputs().is_empty() || kind.open_inputs() {
         text += "\ninputs\n";
+    }
+    if kind.open_inputs() {
+        text += "  ANY NAME = a stage, whatever it makes (optional)\n";
     }
     for port in kind.inputs() {
         let need = if port.required { "required" } else { "optional" };
@@ -100,7 +103,14 @@ fn as_json(kind: &dyn Stage) -> Value {
         .map(|port| json!({ "name": port.name, "accepts": port.accepts, "required": port.required, "doc": port.doc }))
         .collect();
     let params: Vec<Value> = kind.params().iter().map(param_json).collect();
-    json!({ "kind": kind.kind(), "summary": kind.summary(), "version": kind.version(), "inputs": ports, "params": params })
+    json!({
+        "kind": kind.kind(),
+        "summary": kind.summary(),
+        "version": kind.version(),
+        "inputs": ports,
+        "open_inputs": kind.open_inputs(),
+        "params": params,
+    })
 }
 
 fn param_json(param: &Param) -> Value {

@@ -28,7 +28,11 @@ pub(crate) fn both(report: &Report, look: Look) -> String {
     let stages = stages(report, look);
     let why = failures(report);
     let why = if why.is_empty() { why } else { format!("\n{why}") };
-    if report.results.is_empty() { format!("{stages}{why}") } else { format!("{}\n\n{stages}{why}", results(report, look)) }
+    if report.results.is_empty() {
+        format!("{stages}{why}")
+    } else {
+        format!("{}\n\n{stages}{why}", results(report, look))
+    }
 }
 
 /// The results side by side.
@@ -87,7 +91,12 @@ pub(crate) fn best(report: &Report, metric: &str, row: Option<&ResultRow>) -> St
         Some(format!("{} {}", column.title, column.format.text(*row.values.get(column.name)?)))
     };
     let values: Vec<String> = report.columns.iter().filter_map(value).collect();
-    format!("best {metric}: {}{cell} {}({})", row.label, set.iter().map(|s| format!("{s} ")).collect::<String>(), values.join(", "))
+    format!(
+        "best {metric}: {}{cell} {}({})",
+        row.label,
+        set.iter().map(|s| format!("{s} ")).collect::<String>(),
+        values.join(", ")
+    )
 }
 
 /// Why results are missing, a line each; stages that failed for the same reason once.

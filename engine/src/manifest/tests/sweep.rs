@@ -59,18 +59,18 @@ fn a_grid_multiplies_what_it_reaches_and_nothing_else() {
 #[test]
 fn lists_go_together_and_an_ablation_changes_one_thing_at_a_time() {
     let text = "[sweep.zip]\n\"lora.rank\" = [1, 2]\n\"lora.rate\" = [0.1, 0.2]\n";
-    assert_eq!(names(text)[3..], ["lora[rate=0.1,rank=1]", "lora[rate=0.2,rank=2]"].map(|name| {
-        // The axes are named in the order of the manifest.
-        name.replace("rate=0.1,rank=1", "rank=1,rate=0.1").replace("rate=0.2,rank=2", "rank=2,rate=0.2")
-    }));
+    assert_eq!(
+        names(text)[3..],
+        ["lora[rate=0.1,rank=1]", "lora[rate=0.2,rank=2]"].map(|name| {
+            // The axes are named in the order of the manifest.
+            name.replace("rate=0.1,rank=1", "rank=1,rate=0.1").replace("rate=0.2,rank=2", "rank=2,rate=0.2")
+        })
+    );
     let text = "rank = 8\n[sweep.ablate]\n\"lora.rank\" = 1\n\"lora.modules\" = [\"q_proj\"]\n\"lora.rate\" = [2, 3]\n";
-    assert_eq!(names(text)[3..], [
-        "lora",
-        "lora[rank=1]",
-        "lora[modules=[\"q_proj\"]]",
-        "lora[rate=2.0]",
-        "lora[rate=3.0]"
-    ]);
+    assert_eq!(
+        names(text)[3..],
+        ["lora", "lora[rank=1]", "lora[modules=[\"q_proj\"]]", "lora[rate=2.0]", "lora[rate=3.0]"]
+    );
 }
 
 #[test]
@@ -125,7 +125,8 @@ fn a_sweep_of_a_million_cells_must_be_meant() {
 
 #[test]
 fn options_of_a_stage_are_no_parameters() {
-    let text = format!("{SWEPT}rank = 8\ntimeout = 60\nmemory_limit = \"2 GiB\"\nthreads = 2\ngpus = 1\nkeep = \"metrics\"\n");
+    let text =
+        format!("{SWEPT}rank = 8\ntimeout = 60\nmemory_limit = \"2 GiB\"\nthreads = 2\ngpus = 1\nkeep = \"metrics\"\n");
     let pipeline = load_text(&text, &[]).unwrap();
     let node = pipeline.node(pipeline.find("lora").unwrap());
     assert_eq!(node.options.memory_limit_mib, Some(2048));

@@ -33,7 +33,11 @@ impl Board<'_> {
             match &self.states[leader.index()] {
                 State::Done(record, _) => {
                     let record = Arc::clone(record);
-                    return if self.bare.contains(&leader) { self.found_bare(id, record) } else { self.found(id, record) };
+                    return if self.bare.contains(&leader) {
+                        self.found_bare(id, record)
+                    } else {
+                        self.found(id, record)
+                    };
                 }
                 State::Failed(failure, took) => {
                     let (failure, took) = (failure.clone(), *took);
@@ -60,7 +64,8 @@ impl Board<'_> {
         let (seed, numerics) = (self.node(id).seed, self.pipeline.numerics.clone());
         self.leaders.insert(key, id);
         self.wanted.insert(id);
-        let pending = Pending { keyed, sources, seed, numerics, reasons };
+        let root = self.pipeline.root.clone();
+        let pending = Pending { keyed, sources, seed, numerics, root, reasons };
         self.states[id.index()] = State::Wanted(Box::new(pending), false);
     }
 
@@ -78,9 +83,8 @@ impl Board<'_> {
             }
             Err(miss) => {
                 let limits = self.options.host.limits(self.pipeline, self.node(id));
-                let stands = |row: &FailureRow| {
-                    row.is_final(&limits) && !self.options.retry.contains(&row.failure.class)
-                };
+                let stands =
+                    |row: &FailureRow| row.is_final(&limits) && !self.options.retry.contains(&row.failure.class);
                 let Some(row) = self.store.failure(&key).filter(stands) else {
                     return Some(miss);
                 };

@@ -1,0 +1,166 @@
+//! Stage `command`: any program as a stage. What it reads is declared, what it writes becomes the artifact.
+//!
+//! The program works in a folder that is thrown away, with copies of the declared files at their relative paths and a
+//! small, known environment, so that a forgotten declaration shows at the first run and not on another machine. Unaware
+//! of what programs do, and of how the engine ends them with the run.
+mod child;
+mod environment;
+mod files;
+mod inputs;
+mod metrics;
+mod outputs;
+mod template;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use crate::artifact::FILES;
+use anneal_engine::stage::Problem;
+use anneal_engine::{Failure, Param, ParamSet, Port, Source, Stage, StageContext};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use template::Places;
+
+anneal_engine::params! {
+    /// Parameters of `command`.
+    pub struct CommandParams {
+        /// The program and its arguments; no shell reads them. `{out}`, `{input:NAME}`, `{root}`, `{work}` and `{seed}`
+        /// stand for the folder to write into, an input's folder, the project root, the folder it works in and the
+        /// seed; `{{` and `}}` are braces.
+        command: Vec<String>;
+        /// Files or folders of the project that it reads; their content enters the key, and the program finds copies of
+        /// them at the same relative paths.
+        files: Vec<PathBuf> = [];
+        /// Variables set for it; placeholders as in `command`.
+        env: BTreeMap<String, String> = {};
+        /// What becomes the artifact: files, and folders with a `/` at the end; by default all that was written to
+        /// `{out}`.
+        outputs: Option<Vec<String>>;
+    }
+}
+
+/// The stage kind `command`.
+#[derive(Debug)]
+pub struct RunCommand;
+
+impl Stage for RunCommand {
+    fn kind(&self) -> &'static str {
+        "command"
+    }
+    fn summary(&self) -> &'static str {
+        "runs any program; what it writes becomes the artifact"
+    }
+    /// 1: first.
+    fn version(&self) -> u32 {
+        1
+    }
+    fn params(&self) -> Vec<Param> {
+        CommandParams::params()
+    }
+    fn inputs(&self) -> &'static [Port] {
+        &[]
+    }
+    fn open_inputs(&self) -> bool {
+        true
+    }
+    fn output(&self, _: &Value) -> &'static str {
+        FILES
+    }
+    // A worker would take longer to start than many a program takes in all.
+    fn isolated(&self) -> bool {
+        false
+    }
+
+    fn check(&self, params: &Value, connected: &[&str]) -> Vec<Problem> {
+        let Some(params) = read(params) else { return Vec::new() };
+        let mut found = Vec::new();
+        match params.command.first().map(String::as_str) {
+            None => found.push(problem("command", "`command` is empty", "name a program and its arguments")),
+            Some("") => {
+                found.push(problem("command", "the program's name is empty", "name a program in PATH or `files`"))
+            }
+            Some(_) => {}
+        }
+        for text in &params.command {
+            found.extend(template::check(text, connected).map(|(message, hint)| problem("command", &message, &hint)));
+        }
+        found.extend(environment::check(&params.env, connected));
+        found.extend(outputs::check(params.outputs.as_deref().unwrap_or_default()));
+        found
+    }
+
+    fn sources_below(&self, root: &Path, params: &Value) -> Result<Vec<Source>, Vec<Problem>> {
+        let Some(params) = read(params) else { return Ok(Vec::new()) };
+        let sources = files::list(root, &params.files)?;
+        let program = params.command.first().map(String::as_str).unwrap_or_default();
+        match files::undeclared(program, &sources) {
+            Some(problem) => Err(vec![problem]),
+            None => Ok(sources),
+        }
+    }
+
+    fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
+        let params: CommandParams = context.params()?;
+        let (work, temp) = (context.launch.scratch.join("work"), context.launch.scratch.join("tmp"));
+        for folder in [&work, &temp] {
+            std::fs::create_dir_all(folder).map_err(|e| Failure::io("create", folder, &e))?;
+        }
+        files::lay(&work, context.sources)?;
+        let places = Places {
+            out: context.out,
+            root: context.launch.root,
+            work: &work,
+            seed: context.seed,
+            inputs: context.inputs,
+        };
+        let before = inputs::stamps(context.inputs)?;
+        let words: Vec<_> =
+            params.command.iter().map(|text| template::fill(text, &places)).collect::<Result<_, _>>()?;
+        let [program, arguments @ ..] = words.as_slice() else {
+            return Err(Failure::bug(format!("stage `{}` has no program", context.name)));
+        };
+        let mut command = Command::new(located(program, &work));
+        command.args(arguments).current_dir(&work).stdin(Stdio::null());
+        environment::set(&mut command, &params.env, &places, &temp)?;
+
+        let ended =
+            child::run(&mut command, context, child::GRACE).map_err(|e| verdict::not_started(program, &command, &e))?;
+        verdict::judge(context, program, &ended)?;
+        inputs::unchanged(context, &before)?;
+        let left = outputs::take(context, params.outputs.as_deref())?;
+        if !left.is_empty() {
+            context.note(format!("left behind, not among its outputs: {}", left.join(", ")));
+        }
+        for complaint in &ended.complaints {
+            context.warn(complaint.clone());
+        }
+        for (name, value) in &ended.metrics {
+            context.metric(name, *value);
+        }
+        Ok(())
+    }
+}
+
+/// The parameters as a struct. The manifest's checks let nothing else through; should it come, `run` says so.
+fn read(params: &Value) -> Option<CommandParams> {
+    serde_json::from_value(params.clone()).ok()
+}
+
+/// A program with a path of its own starts in the work folder, one without is looked for in PATH.
+fn located(program: &OsStr, work: &Path) -> PathBuf {
+    let path = Path::new(program);
+    if path.is_relative() && path.components().count() > 1 || program.as_encoded_bytes().starts_with(b"./") {
+        work.join(path)
+    } else {
+        path.to_owned()
+    }
+}
+
+/// A problem of a parameter's value.
+fn problem(at: &str, message: &str, hint: &str) -> Problem {
+    let hint = (!hint.is_empty()).then(|| hint.to_owned());
+    Problem { at: vec![at.to_owned()], message: message.to_owned(), hint, missing_file: false }
+}

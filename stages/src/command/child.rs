@@ -1,0 +1,192 @@
+//! A program's process: starts it, keeps what it says, listens for metrics, and sees that it ends.
+//!
+//! Two threads stand by a program, one that reads its standard output and one that waits for its end; the stage's own
+//! thread hears of both and of the wish to stop. Unaware of what an end means.
+use super::metrics::{LONGEST, Metrics, is_metric};
+use anneal_engine::StageContext;
+use anneal_engine::memory::oom_kills;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// What a program gets to end in when it was asked to stop.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
+/// How long the wish to stop may go unseen.
+const TICK: Duration = Duration::from_millis(20);
+/// How long to wait for the rest of what an ended program said: somebody may still hold its standard output.
+const REST: Duration = Duration::from_secs(1);
+/// How often to try to start a file that somebody still writes to.
+const BUSY: u32 = 50;
+
+/// How a program ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) status: ExitStatus,
+    /// It was asked to stop before.
+    pub(super) stopped: bool,
+    /// The kernel killed something for want of memory meanwhile.
+    pub(super) oom_kill: bool,
+    pub(super) metrics: BTreeMap<String, f64>,
+    /// Metrics that could not be understood.
+    pub(super) complaints: Vec<String>,
+}
+
+enum Message {
+    Metric(Vec<u8>),
+    /// Nobody writes to its standard output any more.
+    Closed,
+    Exited,
+}
+
+/// Runs a program to its end; asked to stop, it gets `grace` for that.
+///
+/// # Errors
+/// It could not be started.
+pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Duration) -> std::io::Result<Ended> {
+    let kills = oom_kills();
+    // Without a log the work can still be done.
+    let log = OpenOptions::new().append(true).create(true).open(context.launch.log).ok();
+    let stderr = log.as_ref().and_then(|log| log.try_clone().ok()).map_or_else(Stdio::null, Stdio::from);
+    command.stdout(Stdio::piped()).stderr(stderr);
+    let own_group = context.launch.adopt.is_some();
+    if own_group {
+        command.process_group(0);
+    }
+    let mut child = start(command)?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(adopt) = context.launch.adopt {
+        adopt(Some(child.id()));
+    }
+    let (send, receive) = channel();
+    if let Some(stdout) = child.stdout.take() {
+        let send = send.clone();
+        let reader = std::thread::Builder::new().name("stdout".to_owned());
+        // Without a thread to spare the program would wait for a reader for ever; its pipe is closed instead.
+        let _ = reader.spawn(move || forward(stdout, log, &send));
+    }
+    let waiter = std::thread::Builder::new().name("wait".to_owned()).spawn(move || {
+        wait(pid);
+        let _ = send.send(Message::Exited);
+    });
+    let (mut metrics, mut asked, mut exited, mut closed) = (Metrics::default(), None, None, false);
+    let mut killed = false;
+    loop {
+        match receive.recv_timeout(TICK) {
+            Ok(Message::Metric(line)) => metrics.take(&line),
+            Ok(Message::Closed) => closed = true,
+            Ok(Message::Exited) => {
+                exited = Some(Instant::now());
+                // What it left running would write on while its files are hashed; what was asked to stop with it gets
+                // a moment for that. It is not waited for yet, so its number is still its own.
+                if own_group && asked.is_none() {
+                    signal(pid, own_group, Signal::KILL);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if exited.is_some_and(|at| closed || at.elapsed() > REST) {
+            break;
+        }
+        if asked.is_none() && exited.is_none() && (context.stop)() {
+            asked = Some(Instant::now());
+            signal(pid, own_group, Signal::TERM);
+        }
+        if asked.is_some_and(|at| at.elapsed() > grace) && !std::mem::replace(&mut killed, true) {
+            signal(pid, own_group, Signal::KILL);
+        }
+    }
+    if exited.is_none() {
+        // There was no thread to spare for this.
+        wait(pid);
+    }
+    if own_group {
+        signal(pid, own_group, Signal::KILL);
+    }
+    if let Ok(waiter) = waiter {
+        // It does not panic; if it did, the next lines would wait instead.
+        let _ = waiter.join();
+    }
+    if let Some(adopt) = context.launch.adopt {
+        adopt(None);
+    }
+    let status = child.wait()?;
+    // Most programs say nothing, and hundreds of empty files hide the others. A worker's log is not only the program's.
+    let silent = || std::fs::metadata(context.launch.log).is_ok_and(|meta| meta.len() == 0);
+    if own_group && status.success() && silent() {
+        let _ = std::fs::remove_file(context.launch.log);
+    }
+    let oom_kill = kills.zip(oom_kills()).is_some_and(|(before, after)| after > before);
+    Ok(Ended { status, stopped: asked.is_some(), oom_kill, metrics: metrics.values, complaints: metrics.complaints })
+}
+
+/// Starts it. A file that was just copied may be open for writing still, in a child that another thread starts at this
+/// moment; that child's own start closes it.
+fn start(command: &mut Command) -> std::io::Result<Child> {
+    for _ in 0..BUSY {
+        match command.spawn() {
+            Err(e) if e.kind() == ErrorKind::ExecutableFileBusy => std::thread::sleep(Duration::from_millis(10)),
+            other => return other,
+        }
+    }
+    command.spawn()
+}
+
+/// To all that it started too, if they are a group of their own; a worker must not kill itself.
+fn signal(pid: Option<Pid>, group: bool, signal: Signal) {
+    if let Some(pid) = pid {
+        // It may have ended already.
+        let _ = if group { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
+    }
+}
+
+/// Waits for the end, but leaves the number to the program.
+fn wait(pid: Option<Pid>) {
+    let Some(pid) = pid else { return };
+    while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {}
+}
+
+/// Copies what a program says into the log, and sends on the lines that tell metrics.
+fn forward(mut from: ChildStdout, mut log: Option<File>, found: &Sender<Message>) {
+    let (mut buffer, mut line, mut long) = (vec![0; 16 << 10], Vec::new(), false);
+    let send = |line: &[u8]| {
+        if is_metric(line) {
+            // A receiver that is gone listens no more.
+            let _ = found.send(Message::Metric(line.to_vec()));
+        }
+    };
+    loop {
+        let read = match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        let bytes = buffer.get(..read).unwrap_or_default();
+        if log.as_mut().is_some_and(|log| log.write_all(bytes).is_err()) {
+            // A full disk; the program goes on.
+            log = None;
+        }
+        for byte in bytes {
+            match byte {
+                b'\n' => {
+                    if !std::mem::take(&mut long) {
+                        send(&line);
+                    }
+                    line.clear();
+                }
+                _ if line.len() < LONGEST => line.push(*byte),
+                _ => long = true,
+            }
+        }
+    }
+    if !long {
+        send(&line);
+    }
+    let _ = found.send(Message::Closed);
+}
