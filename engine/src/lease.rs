@@ -4,6 +4,7 @@
 //! The system frees a lock when the last process that holds the file open is gone, killed or not: there is nothing to
 //! unlock by hand. Unaware of what is done under a lease.
 use crate::Failure;
+use crate::failpoint::pass;
 use crate::key::Digest;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::PathBuf;
@@ -74,14 +75,12 @@ impl Leases {
     fn attempt(&self, name: &str) -> Result<Option<Lease>, Failure> {
         let path = self.folder.join(name);
         // Lock files stay: to remove one is to race with whoever has just opened it.
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
+        let file = pass("lease-open")
+            .and_then(|()| OpenOptions::new().create(true).truncate(false).write(true).open(&path))
+            .and_then(|file| pass("lease-lock").map(|()| file))
             .map_err(|e| Failure::io("open", &path, &e))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lease(file))),
+            Ok(()) => pass("lease-taken").map(|()| Some(Lease(file))).map_err(|e| Failure::io("lock", &path, &e)),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(Failure::io("lock", &path, &e)
                 .hint("the outputs folder must be on a file system with locks; choose another with --outputs DIR")),

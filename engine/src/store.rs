@@ -15,6 +15,7 @@ mod index;
 mod latest;
 mod publish;
 mod record;
+mod scratch;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ pub use publish::Draft;
 pub use record::{FileEntry, Hardware, Record, Reference};
 
 use crate::Failure;
+use crate::failpoint::pass;
 use crate::hash::{Stamp, StatCache};
 use crate::key::Digest;
 use crate::lease::Leases;
@@ -67,7 +69,9 @@ impl Store {
             let path = base.join(folder);
             // One `stat` each on the way without work; `create_dir_all` would try to make each first.
             if !path.is_dir() {
-                std::fs::create_dir_all(&path).map_err(|e| Failure::io("create", &path, &e))?;
+                pass("store-folder")
+                    .and_then(|()| std::fs::create_dir_all(&path))
+                    .map_err(|e| Failure::io("create", &path, &e))?;
             }
         }
         let (index, loaded) = Index::open(&base);
@@ -180,23 +184,46 @@ impl Store {
 
     /// Removes the folders of work that nobody does any more: those of keys whose lease is free. Says how many.
     pub fn sweep(&self) -> usize {
-        let Ok(entries) = std::fs::read_dir(self.base.join("tmp")) else { return 0 };
+        let Ok(entries) = pass("sweep-begin").and_then(|()| std::fs::read_dir(self.base.join("tmp"))) else { return 0 };
         let leases = self.leases();
         let mut swept = 0;
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let remove =
-                |path: PathBuf| std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)).is_ok();
+            let remove = |path: PathBuf| {
+                pass("sweep-remove")
+                    .and_then(|()| std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path)))
+                    .and_then(|()| pass("sweep-removed"))
+                    .is_ok()
+            };
             let key = name.to_str().and_then(|name| name.get(..64)).and_then(|key| key.parse::<Digest>().ok());
             // A folder is made under the lease of its key, so a free lease means that its maker is gone.
             let lease = key.map(|key| leases.try_key(&key));
-            if let Some(Ok(Some(_lease))) = lease
-                && remove(entry.path())
-            {
+            let abandoned = match &lease {
+                // Held until the folder is gone.
+                Some(lease) => matches!(lease, Ok(Some(_))),
+                // An index about to replace the old one: whoever loses it does without, and mends it next time.
+                None => name.to_str().is_some_and(|name| name.starts_with("index-")),
+            };
+            if abandoned && remove(entry.path()) {
                 swept += 1;
             }
         }
+        self.sweep_checkpoints(&leases);
         swept
+    }
+
+    /// Removes the checkpoints of keys that have a result: their process ended between publishing and removing them.
+    fn sweep_checkpoints(&self, leases: &Leases) {
+        let Ok(entries) = std::fs::read_dir(self.base.join("checkpoints")) else { return };
+        for entry in entries.flatten() {
+            let key = entry.file_name().to_str().and_then(|key| key.parse::<Digest>().ok());
+            // Under the lease nobody writes any there; a forced execution holds it too.
+            if let Some(key) = key.filter(|key| self.look_up(key).is_ok())
+                && let Ok(Some(_lease)) = leases.try_key(&key)
+            {
+                let _ = pass("sweep-checkpoints").and_then(|()| std::fs::remove_dir_all(entry.path()));
+            }
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Digest, (Stamp, Arc<Record>)>> {
@@ -207,6 +234,7 @@ impl Store {
 
 /// Makes the entries of a folder durable.
 fn sync_folder(path: &Path) -> std::io::Result<()> {
+    pass("folder-sync")?;
     std::fs::File::open(path)?.sync_all()
 }
 

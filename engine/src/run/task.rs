@@ -11,7 +11,7 @@ use crate::key::Digest;
 use crate::lease::Lease;
 use crate::recording::Recording;
 use crate::store::Store;
-use crate::worker::{Job, Live, Setting, execute, stamped, supervise};
+use crate::worker::{Job, Live, Setting, clear, execute, stamped, supervise};
 use crate::{Failure, Source, StageInput};
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -132,7 +132,7 @@ impl Tasks<'_> {
                 let emit = |event| (*watch.borrow_mut())(stamped(Some(&job.stage), event));
                 let result = execute(&job, &*kind, &store, &emit, &|| stop.requested());
                 // Left behind, it would be swept by the next run.
-                let _ = std::fs::remove_dir_all(&job.folder);
+                clear(&job.folder);
                 result.map_err(|failure| (failure, Vec::new()))
             };
             let seconds = clock.elapsed().as_secs_f64();

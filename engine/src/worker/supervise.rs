@@ -3,6 +3,7 @@ use super::evidence::{Evidence, classify, tail, telling};
 use super::{Job, WorkerCommand};
 use crate::Failure;
 use crate::event::{Event, Stamped};
+use crate::failpoint::pass;
 use crate::lease::Lease;
 use crate::memory::oom_kills;
 use crate::stop::Stop;
@@ -58,7 +59,11 @@ pub(crate) fn supervise(
     mut emit: impl FnMut(Stamped),
 ) -> Result<Arc<Record>, (Failure, Vec<String>)> {
     let kills = oom_kills();
-    let mut child = spawn(job, lease, setting).map_err(|failure| (failure, Vec::new()))?;
+    let mut child = spawn(job, lease, setting).map_err(|failure| {
+        super::clear(&job.folder);
+        (failure, Vec::new())
+    })?;
+    let _ = pass("worker-started");
     let pid = child.id();
     live.set(i32::try_from(pid).ok().and_then(Pid::from_raw));
     started(pid);
@@ -75,9 +80,11 @@ pub(crate) fn supervise(
             }
         }
     }
+    let _ = pass("worker-ended");
     let status = reap(&mut child, live);
+    let _ = pass("worker-reaped");
     // Killed, it could not clean up; no other process knows this folder's name.
-    let _ = std::fs::remove_dir_all(&job.folder);
+    super::clear(&job.folder);
     if let Some(Event::StageFailed { failure, .. }) = last {
         return Err((failure, telling(tail(setting.log))));
     }
@@ -97,11 +104,17 @@ pub(crate) fn supervise(
 fn spawn(job: &Job, lease: Lease, setting: &Setting<'_>) -> Result<Child, Failure> {
     let path = job.folder.join("job.json");
     let text = serde_json::to_vec_pretty(job).map_err(|e| Failure::bug(format!("cannot write a job: {e}")))?;
-    std::fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))?;
+    pass("job-write")
+        .and_then(|()| std::fs::write(&path, text))
+        .and_then(|()| pass("job-written"))
+        .map_err(|e| Failure::io("write", &path, &e))?;
     // Without a log the work can still be done.
-    let log = std::fs::File::create(setting.log).map_or_else(|_| Stdio::null(), Stdio::from);
+    let log = pass("worker-log")
+        .and_then(|()| std::fs::File::create(setting.log))
+        .map_or_else(|_| Stdio::null(), Stdio::from);
     let WorkerCommand { program, args } = setting.command;
-    Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(args)
         .arg(&path)
         .stdin(lease.into_stdio())
@@ -109,9 +122,8 @@ fn spawn(job: &Job, lease: Lease, setting: &Setting<'_>) -> Result<Child, Failur
         .stderr(log)
         // Ctrl+C reaches the driver only, which then asks its workers.
         .process_group(0)
-        .env("RAYON_NUM_THREADS", setting.threads.to_string())
-        .spawn()
-        .map_err(|e| Failure::io("start", program, &e))
+        .env("RAYON_NUM_THREADS", setting.threads.to_string());
+    pass("worker-start").and_then(|()| command.spawn()).map_err(|e| Failure::io("start", program, &e))
 }
 
 /// Waits for the end, and makes sure that nobody signals the number once it is free.
