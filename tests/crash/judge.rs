@@ -99,6 +99,7 @@ impl Case<'_> {
             .filter(|(key, _)| !self.durable.contains_key(key) && !self.excused.contains(key) && is_free(&outputs, key))
             .collect();
         let durable: BTreeSet<String> = self.durable.keys().cloned().collect();
+        let quiet = self.pipeline.outputs.keys().all(|key| is_free(&outputs, key));
         let said = self.undisturbed("mending")?;
         if said.code != Some(0) {
             let told: Vec<String> = said.of("stage-failed").map(|event| event["event"].to_string()).collect();
@@ -116,8 +117,8 @@ impl Case<'_> {
                 other => self.wrong(format!("{key} has a checkpoint of step {step} but went on from {other:?}")),
             }
         }
-        // An orphan of an earlier round may have been killed under the eyes of this run.
-        if said.of("stage-waiting").next().is_none() {
+        // An orphan of an earlier round may have been killed under the eyes of this run, after it swept.
+        if quiet {
             self.clean("mending");
         }
         self.said.push(said);
