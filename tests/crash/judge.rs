@@ -47,7 +47,14 @@ pub(crate) fn play(pipeline: &Pipeline, schedule: &Schedule, dir: &Path) -> std:
     let mut case = Case { pipeline, dir, damaged, durable: BTreeMap::new(), excused, said: Vec::new(), verdict };
     case.look("the beginning");
     for (number, drivers) in schedule.rounds.iter().enumerate() {
-        case.said.extend(run(&pipeline.program, dir, &format!("round-{number}"), drivers)?);
+        let said = run(&pipeline.program, dir, &format!("round-{number}"), drivers)?;
+        for (said, driver) in said.iter().zip(drivers) {
+            // What happens to others must not fail a run that nothing happens to.
+            if driver.is_undisturbed() && said.code != Some(0) {
+                case.failed("a run beside others", said);
+            }
+        }
+        case.said.extend(said);
         case.look(&format!("round {number}"));
     }
     case.mend()?;
@@ -102,8 +109,7 @@ impl Case<'_> {
         let quiet = self.pipeline.outputs.keys().all(|key| is_free(&outputs, key));
         let said = self.undisturbed("mending")?;
         if said.code != Some(0) {
-            let told: Vec<String> = said.of("stage-failed").map(|event| event["event"].to_string()).collect();
-            self.wrong(format!("the run that mends ends with {:?}: {told:?} {}", said.code, said.stderr));
+            self.failed("the run that mends", &said);
         }
         for key in said.of("stage-started").filter_map(|event| event["event"]["key"].as_str()) {
             if durable.contains(key) {
@@ -156,8 +162,13 @@ impl Case<'_> {
         Ok(())
     }
 
+    fn failed(&mut self, what: &str, said: &Said) {
+        let told: Vec<String> = said.of("stage-failed").map(|event| event["event"].to_string()).collect();
+        self.wrong(format!("{what} ends with {:?}: {told:?} {}", said.code, said.stderr));
+    }
+
     fn undisturbed(&self, name: &str) -> std::io::Result<Said> {
-        let driver = Driver { rules: String::new(), killed_after: None };
+        let driver = Driver::default();
         Ok(run(&self.pipeline.program, self.dir, name, &[driver])?.pop().unwrap_or_default())
     }
 
@@ -177,6 +188,13 @@ impl Case<'_> {
     /// Over all runs: nobody began what somebody else had finished, nobody hung, nobody panicked.
     fn executions(&mut self) {
         let mut wrong = Vec::new();
+        let finished = self.said.iter().flat_map(|said| said.of("stage-finished"));
+        let mut seen = BTreeSet::new();
+        for key in finished.filter_map(|event| event["event"]["key"].as_str()) {
+            if !seen.insert(key) && !self.excused.contains(key) {
+                wrong.push(format!("{key} was executed to the end twice"));
+            }
+        }
         for said in &self.said {
             if said.hung {
                 wrong.push("a run did not end".to_owned());

@@ -26,12 +26,21 @@ pub(crate) enum Start {
 }
 
 /// One driver of a round.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Driver {
     /// `ANNEAL_FAILPOINT`.
     pub(crate) rules: String,
+    /// It starts so many milliseconds after the one before it.
+    pub(crate) starts_after: u64,
     /// It is killed from outside after so many milliseconds.
     pub(crate) killed_after: Option<u64>,
+}
+
+impl Driver {
+    /// Nothing happens to it.
+    pub(crate) fn is_undisturbed(&self) -> bool {
+        self.rules.is_empty() && self.killed_after.is_none()
+    }
 }
 
 /// A schedule: rounds of one or two drivers at once. An undisturbed run comes after the last round.
@@ -86,7 +95,7 @@ pub(crate) fn schedule(seed: u64, index: u64) -> Schedule {
     let random = &mut random;
     let all = points();
     let (area, name) = all[((index + seed % 1000) % all.len() as u64) as usize];
-    let training = area == "checkpoint" || name == "sweep-checkpoints" || random.percent(8);
+    let training = area == "checkpoint" || name == "sweep-checkpoints" || random.percent(20);
     let work = if training && name != "reference-link" && area != "source" { Work::Train } else { Work::Light };
     let start = match name {
         "tree-exchange" => Start::Damaged,
@@ -101,7 +110,7 @@ pub(crate) fn schedule(seed: u64, index: u64) -> Schedule {
         random.percent(25).then(|| rule(random, other, false))
     });
     if let Some(rules) = before {
-        rounds.push(vec![Driver { rules, killed_after: None }]);
+        rounds.push(vec![Driver { rules, ..Driver::default() }]);
     }
     let mut rules: Vec<String> = cause(random, area, name).into_iter().collect();
     rules.push(rule(random, name, true));
@@ -109,17 +118,22 @@ pub(crate) fn schedule(seed: u64, index: u64) -> Schedule {
         let (_, other) = random.pick(&all);
         rules.push(rule(random, other, false));
     }
-    let mut drivers = vec![Driver { rules: rules.join(";"), killed_after: None }];
-    if random.percent(20) {
+    let mut drivers = vec![Driver { rules: rules.join(";"), ..Driver::default() }];
+    if random.percent(30) {
         let (_, other) = random.pick(&all);
-        let rules = if random.percent(50) { String::new() } else { rule(random, other, false) };
-        let killed_after = random.percent(50).then(|| random.below(40));
-        drivers.push(Driver { rules, killed_after });
+        let rules = if random.percent(60) { String::new() } else { rule(random, other, false) };
+        let starts_after = if random.percent(40) { 0 } else { random.below(60) };
+        let killed_after = random.percent(35).then(|| starts_after + random.below(40));
+        drivers.push(Driver { rules, starts_after, killed_after });
+        // Two that nothing happens to: each must end well, and no stage may be executed by both.
+        if random.percent(30) {
+            drivers[0].rules.clear();
+        }
     }
     rounds.push(drivers);
     if random.percent(12) {
         let (_, other) = random.pick(&all);
-        rounds.push(vec![Driver { rules: rule(random, other, false), killed_after: None }]);
+        rounds.push(vec![Driver { rules: rule(random, other, false), ..Driver::default() }]);
     }
     Schedule { index, work, start, rounds }
 }

@@ -50,9 +50,11 @@ impl Said {
 /// Runs drivers at the same time on the outputs folder in `dir`; `name` tells their files apart from those of others.
 pub(crate) fn run(program: &Program, dir: &Path, name: &str, drivers: &[Driver]) -> std::io::Result<Vec<Said>> {
     let mut running = Vec::new();
+    let started = Instant::now();
     for (number, driver) in drivers.iter().enumerate() {
         let out = dir.join(format!("{name}-{number}.out"));
         let err = dir.join(format!("{name}-{number}.err"));
+        std::thread::sleep(Duration::from_millis(driver.starts_after));
         let child = Command::new(&program.path)
             .args(["run", program.manifest, "--json", "--outputs"])
             .arg(dir.join("outputs"))
@@ -64,22 +66,22 @@ pub(crate) fn run(program: &Program, dir: &Path, name: &str, drivers: &[Driver])
             .stdout(File::create(&out)?)
             .stderr(File::create(&err)?)
             .spawn()?;
-        running.push((child, driver.killed_after, out, err));
+        running.push((number, child, driver.killed_after, out, err));
     }
-    let started = Instant::now();
     // Whoever is to be killed at a time is looked after first.
-    running.sort_by_key(|(_, killed_after, ..)| killed_after.unwrap_or(u64::MAX));
+    running.sort_by_key(|(_, _, killed_after, ..)| killed_after.unwrap_or(u64::MAX));
     let mut said = Vec::new();
-    for (mut child, killed_after, out, err) in running {
+    for (number, mut child, killed_after, out, err) in running {
         let hung = wait(&mut child, started, killed_after)?;
         let code = child.wait()?.code();
         // The last line of a driver that was killed may be cut off.
         let text = fs::read(&out)?;
         let events = text.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
         let stderr = String::from_utf8_lossy(&fs::read(&err)?).into_owned();
-        said.push(Said { code, events, stderr, hung });
+        said.push((number, Said { code, events, stderr, hung }));
     }
-    Ok(said)
+    said.sort_by_key(|(number, _)| *number);
+    Ok(said.into_iter().map(|(_, said)| said).collect())
 }
 
 /// Waits for the end, or brings it about; says whether patience ran out.

@@ -122,7 +122,7 @@ impl Pipeline {
     /// Runs it undisturbed; `before` are the stages whose results a schedule begins with.
     fn prepare(program: Program, dir: &Path, before: &[&str]) -> Result<Self> {
         fs::create_dir_all(dir)?;
-        let undisturbed = [Driver { rules: String::new(), killed_after: None }];
+        let undisturbed = [Driver::default()];
         let said = run(&program, dir, "undisturbed", &undisturbed)?.pop().unwrap_or_default();
         if said.code != Some(0) {
             return Err(Error::other(format!("an undisturbed run fails: {:?} {}", said.code, said.stderr)));
