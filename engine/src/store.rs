@@ -130,7 +130,10 @@ impl Store {
         if let Some((_, record)) = self.known().get(key).filter(|(known, _)| *known == stamp) {
             return Ok(Arc::clone(record));
         }
+        // A read that failed once (no descriptor left, a network that hiccups) is no reason to execute hours again; a
+        // record that stays unreadable is replaced by executing its stage.
         let record = Record::read(&path)
+            .or_else(|_| Record::read(&path))
             .ok()
             .filter(|record| record.key == *key)
             .ok_or_else(|| Miss::Damaged(format!("{} is not a record", path.display())))?;
