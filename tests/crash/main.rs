@@ -5,8 +5,8 @@
 //! crash-checker [--schedules N] [--seconds S] [--seed N] [--replay SEED:INDEX] [--jobs N] [--dir DIR] [--program FILE]
 //! ```
 //!
-//! Ends with code 1 when anything was violated, or when some failpoint was never hit: a point that nobody passes is
-//! dead. Takes from the engine only the list of points. See CONTRIBUTING.md.
+//! Ends with code 1 when anything was violated, or when some failpoint was never hit in all the schedules asked for: a
+//! point that nobody passes is dead. Takes from the engine only the list of points. See CONTRIBUTING.md.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program of its own, not a part of anneal")]
 mod arguments;
@@ -136,5 +136,7 @@ fn summary(arguments: &Arguments, total: &Total, time: Duration) -> bool {
     if !unknown.is_empty() {
         println!("passed but not in the list of points: {unknown:?}");
     }
-    total.violations == 0 && never.is_empty() && unknown.is_empty()
+    // A run that time cut short proves nothing about points.
+    let whole = total.schedules == arguments.schedules;
+    total.violations == 0 && (never.is_empty() || !whole) && unknown.is_empty()
 }
