@@ -279,6 +279,8 @@ impl Store {
                 .is_ok()
         };
         let swept = left.iter().filter(remove).count();
+        // Some of these keys may have checkpoints to sweep.
+        drop(held);
         self.sweep_checkpoints(&leases);
         swept
     }
