@@ -92,11 +92,13 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let selected = select(pipeline, &options.only, &options.cells)?;
     let forced: BTreeSet<StageId> = named(pipeline, &options.force)?;
     let store = Arc::new(Store::open(&options.outputs)?);
+    let complaint = store.complaint().map(|message| stamped(None, Event::Note { warning: true, message }));
     // Two folders to list if nothing was left behind.
     store.sweep();
     if forced.is_empty()
         && let Some(found) = found_all(pipeline, &store, &selected)
     {
+        complaint.iter().for_each(sink);
         return Ok(nothing_to_do(pipeline, &store, found, clock, sink));
     }
     let recording = RefCell::new(Recording::start(store.outputs(), pipeline)?);
@@ -112,6 +114,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let experiment = pipeline.experiment.clone();
     emit(&stamped(None, Event::RunStarted { run: id.clone(), experiment, stages: selected.len() }));
 
+    complaint.iter().for_each(emit);
     let cores = lease::cores();
     let jobs = options.jobs.unwrap_or(cores).max(1);
     let (send, receive) = channel();

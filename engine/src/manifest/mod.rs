@@ -183,12 +183,14 @@ fn check(
         checker.complain(problem);
         return None;
     }
-    // Recovered text may have lost keys, which the kinds' checks would then ask for. Circles have no order.
-    if checker.recovered || cycles {
+    // Recovered text may have lost keys, which the kinds' checks would then ask for.
+    if checker.recovered {
         return None;
     }
     let expanded = expand::expand(checker, &drafts, &draught, &sweep, experiment.as_ref().map_or(0, |e| e.seed));
     let bases = drafts.iter().map(|draft| draft.name.to_owned()).collect();
+    // Circles have no order to run in.
+    let experiment = experiment.filter(|_| !cycles);
     experiment.map(|experiment| Checked { experiment, bases, sweep, expanded })
 }
 
