@@ -184,7 +184,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let RunSummary { executed, cached, failed, skipped, .. } = summary;
     emit(&stamped(None, Event::RunFinished { executed, cached, failed, skipped, interrupted, seconds }));
     let flushed = recording.borrow_mut().flush();
-    if let Err(failure) = flushed {
+    if let Err(failure) = flushed.and_then(|()| recording.borrow().finish(pipeline, &summary)) {
         sink(&stamped(None, Event::Note { warning: true, message: failure.to_string() }));
     }
     Ok(summary)

@@ -10,6 +10,8 @@ fn example() -> Report {
     let result = |label: &str, values: &[(&'static str, f64)], status| ResultRow {
         label: label.to_owned(),
         stage: label.to_owned(),
+        cell: None,
+        setting: BTreeMap::new(),
         trained_by: None,
         values: values.iter().copied().collect(),
         status,
@@ -20,22 +22,22 @@ fn example() -> Report {
         status,
         seconds: done.then_some(12.34),
         peak_mib: done.then_some(567.8),
+        last_step: None,
         key: done.then(|| Digest::new([0xab; 32])),
         output: done.then(|| Digest::new([0xcd; 32])),
         metrics: BTreeMap::new(),
     };
+    let oom = anneal_engine::Failure::new(anneal_engine::FailureClass::Oom, "killed");
     Report {
         experiment: "a <b> & \"c\"".to_owned(),
+        axes: Vec::new(),
         columns: COLUMNS.iter().filter(|column| names.contains(&column.name)).collect(),
         results: vec![
             result("base", &[("em", 0.0)], StageState::Done),
             result("lora|<i>", &[("train_loss", 0.3134), ("peak_mib", 58204.0), ("em", 41.25)], StageState::Done),
             result("fft", &[], StageState::Skipped("big".to_owned())),
         ],
-        stages: vec![
-            stage("lora", StageState::Done, true),
-            stage("big", StageState::Failed("out of memory: killed".to_owned()), false),
-        ],
+        stages: vec![stage("lora", StageState::Done, true), stage("big", StageState::Failed(oom), false)],
     }
 }
 
@@ -71,8 +73,13 @@ fn memory_of_host_and_gpu_stand_side_by_side() {
      lora    train-lora   done                               12.3           567.8         9876.5   abababababab   cdcdcdcdcdcd
      big     train-lora   failed, out of memory: killed         -               -              -              -              -
     ");
-    static GPU: Column =
-        Column { name: GPU_PEAK, title: GPU_TITLE, format: Format::Count, from: anneal_engine::report::From::Training };
+    static GPU: Column = Column {
+        name: GPU_PEAK,
+        title: GPU_TITLE,
+        format: Format::Count,
+        from: anneal_engine::report::From::Training,
+        more_is_better: false,
+    };
     report.columns = COLUMNS.iter().filter(|column| column.name == "peak_mib").chain([&GPU]).collect();
     report.results[1].values.insert(GPU_PEAK, 9876.54);
     insta::assert_snapshot!(results(&report, Look::Markdown), @r"
