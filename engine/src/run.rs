@@ -53,6 +53,8 @@ pub struct Options {
     pub slots: PathBuf,
     /// After a failure, go on with what does not depend on it.
     pub keep_going: bool,
+    /// Make a folder of the run even if there is nothing to do.
+    pub record: bool,
     /// How to start workers.
     pub worker: WorkerCommand,
     /// The wish to stop.
@@ -93,6 +95,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let forced: BTreeSet<StageId> = named(pipeline, &options.force)?;
     let store = Arc::new(Store::open(&options.outputs)?);
     if forced.is_empty()
+        && !options.record
         && let Some(found) = found_all(pipeline, &store, &selected)
     {
         return Ok(nothing_to_do(pipeline, &store, found, clock, sink));

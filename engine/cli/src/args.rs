@@ -177,6 +177,9 @@ pub(crate) struct Run {
     /// Stop at the first failure, instead of finishing what does not depend on it.
     #[arg(long)]
     pub(crate) fail_fast: bool,
+    /// Record this run even if it has nothing to do, so that `diff` can compare with it.
+    #[arg(long)]
+    pub(crate) record: bool,
     /// Write events to standard output, one JSON object a line.
     #[arg(long)]
     pub(crate) json: bool,

@@ -7,7 +7,7 @@ mod tests;
 use super::table::{Look, draw, safe};
 use anneal_engine::compare::{Comparison, KeyChange, Measured, Parameter, StateChange};
 use anneal_engine::key::{Change, Digest};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Most lines of a list. A comment on a pull request may have 65,536 characters.
 const ROWS: usize = 100;
@@ -52,10 +52,9 @@ pub(crate) fn markdown(all: &Comparison) -> String {
     if all.is_empty() {
         return text + "\nNo differences.\n";
     }
-    if all.results.is_empty() {
-        text += "\nNo metric differs.\n";
-    } else {
-        text += &format!("\n{}\n", results(all, look).join("\n"));
+    match results(all, look).join("\n") {
+        table if table.is_empty() => text += "\nNo metric differs.\n",
+        table => text += &format!("\n{table}\n"),
     }
     let list = |lines: Vec<String>| lines.iter().map(|line| format!("- {line}\n")).collect::<String>();
     for (title, lines) in [("States", states(all, look)), ("Parameters", parameters(all, look))] {
@@ -111,7 +110,8 @@ fn pairs(lines: &[(String, String)], look: Look) -> Vec<String> {
     let width = lines.iter().take(ROWS).map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let line = |(name, what): &(String, String)| match look {
         Look::Text => format!("{:<width$}  {}", safe(name, look), safe(what, look)),
-        Look::Markdown => format!("{}: {}", safe(name, look), safe(what, look)),
+        // An arrow is no quotation.
+        Look::Markdown => format!("{}: {}", safe(name, look), safe(what, look).replace("-\\>", "->")),
     };
     let mut told: Vec<String> = lines.iter().take(ROWS).map(line).collect();
     told.extend((lines.len() > ROWS).then(|| more_of(lines.len() - ROWS)));
@@ -132,7 +132,11 @@ fn parameters(all: &Comparison, look: Look) -> Vec<String> {
 }
 
 fn results(all: &Comparison, look: Look) -> Vec<String> {
-    if all.results.is_empty() {
+    let fleeting = fleeting(all);
+    let of_stage = |measured: &Measured| matches!(measured.metric.as_str(), "seconds" | "peak_mib");
+    let told = |measured: &&Measured| !(of_stage(measured) && fleeting.contains(measured.stage.as_str()));
+    let all: Vec<&Measured> = all.results.iter().filter(told).collect();
+    if all.is_empty() {
         return Vec::new();
     }
     let row = |measured: &Measured, stage: &str| {
@@ -142,7 +146,7 @@ fn results(all: &Comparison, look: Look) -> Vec<String> {
     };
     let mut last = "";
     let mut rows = Vec::new();
-    for measured in all.results.iter().take(ROWS) {
+    for measured in all.iter().copied().take(ROWS) {
         // On a terminal a stage is named once; in a table that somebody may sort, in each row.
         let again = look == Look::Text && last == measured.stage;
         rows.push(row(measured, if again { "" } else { &measured.stage }));
@@ -150,12 +154,19 @@ fn results(all: &Comparison, look: Look) -> Vec<String> {
     }
     let head = ["stage", "metric", "base", "this run", "change"].map(str::to_owned).to_vec();
     let mut lines: Vec<String> = draw(head, rows, 2, look).lines().map(str::to_owned).collect();
-    if all.results.len() > ROWS {
+    if all.len() > ROWS {
         // A line of its own: right below a Markdown table it would be a row.
         lines.extend((look == Look::Markdown).then(String::new));
-        lines.push(more_of(all.results.len() - ROWS));
+        lines.push(more_of(all.len() - ROWS));
     }
     lines
+}
+
+/// Stages that took less than a second both times: their time and memory say something of the machine only.
+fn fleeting(all: &Comparison) -> HashSet<&str> {
+    let short = |value: Option<f64>| value.is_some_and(|seconds| seconds < 1.0);
+    let times = all.results.iter().filter(|measured| measured.metric == "seconds");
+    times.filter(|time| short(time.old) && short(time.new)).map(|time| time.stage.as_str()).collect()
 }
 
 /// Stages that went the same way are told together.

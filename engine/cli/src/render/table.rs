@@ -157,13 +157,18 @@ pub(crate) fn safe(text: &str, look: Look) -> String {
 /// Text that stays text inside a cell of a Markdown table.
 fn markdown(text: &str) -> String {
     let mut safe = String::new();
-    for c in text.chars() {
+    let mut before = ' ';
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
         match c {
+            // Inside a word it is only itself.
+            '_' if before.is_alphanumeric() && rest.peek().is_some_and(|next| next.is_alphanumeric()) => safe.push(c),
             '|' | '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '#' | '~' => safe.extend(['\\', c]),
             '&' => safe.push_str("&amp;"),
             c if c.is_control() => safe.push(' '),
             c => safe.push(c),
         }
+        before = c;
     }
     safe
 }

@@ -1,1 +1,115 @@
-//! x
+//! What a difference looks like.
+use super::*;
+use anneal_engine::compare::{Presence, Rewired};
+
+fn measured(stage: &str, metric: &str, old: f64, new: f64) -> Measured {
+    let (difference, percent) = (Some(new - old), (old != 0.0).then(|| 100.0 * (new - old) / old));
+    Measured { stage: stage.to_owned(), metric: metric.to_owned(), old: Some(old), new: Some(new), difference, percent }
+}
+
+fn equal() -> Comparison {
+    Comparison {
+        base: "20260101-x-aaaa".to_owned(),
+        run: "20260102-x-bbbb".to_owned(),
+        remarks: Vec::new(),
+        parameters: Vec::new(),
+        stages: Vec::new(),
+        inputs: Vec::new(),
+        results: Vec::new(),
+        states: Vec::new(),
+        keys: Vec::new(),
+        outputs: Vec::new(),
+    }
+}
+
+fn example() -> Comparison {
+    let parameter = |stage: Option<&str>, name: &str, old: Option<&str>, new: Option<&str>| Parameter {
+        stage: stage.map(str::to_owned),
+        name: name.to_owned(),
+        old: old.map(str::to_owned),
+        new: new.map(str::to_owned),
+    };
+    let digest = |byte: u8| Digest::new([byte; 32]);
+    let first = |path: &str, old: &str, new: &str| {
+        Some(Change { path: path.to_owned(), old: Some(old.to_owned()), new: Some(new.to_owned()) })
+    };
+    let key = |stage: &str, first, more, same_output| KeyChange {
+        stage: stage.to_owned(),
+        old: digest(1),
+        new: digest(2),
+        first,
+        more,
+        same_output,
+    };
+    let ended = |stage: &str| StateChange {
+        stage: stage.to_owned(),
+        old: "done".to_owned(),
+        new: "oom".to_owned(),
+        why: Some("killed\nat <step> 3".to_owned()),
+    };
+    Comparison {
+        remarks: vec!["these are different experiments: `x` and `y|z`".to_owned()],
+        parameters: vec![
+            parameter(None, "seed", Some("1"), Some("2")),
+            parameter(Some("lora"), "batch_size", Some("4"), Some("each of 4, 8")),
+            parameter(Some("lora"), "note", None, Some(&format!("\"a|b {}\"", "x".repeat(80)))),
+        ],
+        stages: vec![Presence { stage: "fft".to_owned(), kind: "train-fft".to_owned(), added: true }],
+        inputs: vec![Rewired {
+            stage: "score".to_owned(),
+            port: "answers".to_owned(),
+            old: Some("a".to_owned()),
+            new: Some("b".to_owned()),
+        }],
+        results: vec![
+            measured("lora", "train_loss", 2.5, 2.25),
+            measured("lora", "tokens_per_second", 10_000.0, 12_500.0),
+            measured("lora", "seconds", 20.0, 10.0),
+            measured("quick", "seconds", 0.1, 0.2),
+            measured("quick", "peak_mib", 10.0, 20.0),
+            measured("score[a|b]", "em", 0.0, 12.5),
+            Measured { old: None, difference: None, percent: None, ..measured("score[a|b]", "f1", 0.0, 12.5) },
+        ],
+        states: (0..10).map(|i| ended(&format!("big{i}"))).collect(),
+        keys: vec![
+            key("lora", first("params.batch_size", "4", "8"), 2, false),
+            key(
+                "merged",
+                first("inputs.adapter", &format!("\"{}\"", digest(1)), &format!("\"{}\"", digest(2))),
+                0,
+                true,
+            ),
+            key("old", None, 0, false),
+        ],
+        outputs: vec!["tokens".to_owned()],
+        ..equal()
+    }
+}
+
+#[test]
+fn a_terminal_sees_only_what_differs() {
+    insta::assert_snapshot!(text(&equal()), @"");
+    insta::assert_snapshot!(text(&example()), @"");
+}
+
+#[test]
+fn a_pull_request_sees_the_metrics_first() {
+    insta::assert_snapshot!(markdown(&equal()), @"");
+    insta::assert_snapshot!(markdown(&example()), @"");
+}
+
+#[test]
+fn long_lists_are_cut_and_that_is_said() {
+    let results = (0..20_000).map(|i| measured(&format!("lora[rank={i}]"), "train_loss", 2.0, 1.0)).collect();
+    let states = (0..20_000).map(|i| StateChange {
+        stage: format!("s{i}"),
+        old: "done".to_owned(),
+        new: "bug".to_owned(),
+        why: Some(format!("message {i}")),
+    });
+    let all = Comparison { results, states: states.collect(), ..equal() };
+    for text in [text(&all), markdown(&all)] {
+        assert_eq!(text.matches("and 19900 more; --json has all").count(), 2, "{text}");
+        assert!(text.len() < 60_000, "{}", text.len());
+    }
+}

@@ -39,7 +39,15 @@ fn what_happens_is_told_in_lines() {
         at("lora", step(312, 312)),
         at("lora", Event::EvalLoss { step: 312, loss: 0.25, seconds: 0.05 }),
         at("lora", Event::Note { warning: true, message: "two\nlines\u{1b}[2J".to_owned() }),
-        at("score", Event::StageFailed { failure: Failure::user("no such sid").hint("use 0 to 9"), seconds: 1.0 }),
+        at(
+            "score",
+            Event::StageFailed {
+                failure: Failure::user("no such sid").hint("use 0 to 9"),
+                seconds: 1.0,
+                peak_mib: None,
+                last_step: None,
+            },
+        ),
         at("after", Event::StageSkipped { because: "score".to_owned() }),
     ];
     let text: Vec<String> = events.iter().filter_map(|event| lines.line(event)).collect();
