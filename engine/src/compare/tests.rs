@@ -93,7 +93,16 @@ fn a_parameter_reaches_the_results() {
         Row { seconds: Some(1.5), ..done("lora", 9, 9, "train_loss", 2.75) },
         done("score", 9, 3, "em", 40.0),
     ];
-    insta::assert_snapshot!(told(&base(), &run("b", resolved("/one", 6), stages)), @"");
+    insta::assert_snapshot!(told(&base(), &run("b", resolved("/one", 6), stages)), @r#"
+    parameters
+      {"stage":"lora","name":"max_steps","old":"8","new":"6"}
+    results
+      {"stage":"lora","metric":"train_loss","old":2.5,"new":2.75,"difference":0.25,"percent":10.0}
+      {"stage":"lora","metric":"seconds","old":2.0,"new":1.5,"difference":-0.5,"percent":-25.0}
+    keys
+      {"stage":"lora","old":"[2]","new":"[9]","first":{"path":"params.max_steps","old":"8","new":"6"},"more":0,"same_output":false}
+      {"stage":"score","old":"[3]","new":"[9]","first":{"path":"inputs.answers","old":"\"[2]\"","new":"\"[9]\""},"more":0,"same_output":true}
+    "#);
 }
 
 #[test]
@@ -121,7 +130,18 @@ fn stages_come_go_fail_and_are_connected_otherwise() {
     asked["seed"] = json!(8);
     let skipped = Row { outcome: "skipped".to_owned(), why: Some("lora".to_owned()), ..done("score", 3, 3, "em", 0.0) };
     let rows = vec![failed("lora", "oom"), Row { output: None, ..skipped }, done("fft", 5, 5, "train_loss", 1.0)];
-    insta::assert_snapshot!(told(&base(), &run("b", asked, rows)), @"");
+    insta::assert_snapshot!(told(&base(), &run("b", asked, rows)), @r#"
+    parameters
+      {"stage":null,"name":"seed","old":"7","new":"8"}
+    stages
+      {"stage":"fft","kind":"train-fft","added":true}
+      {"stage":"base","kind":"load","added":false}
+    inputs
+      {"stage":"score","port":"answers","old":"lora","new":"fft"}
+    states
+      {"stage":"lora","old":"done","new":"oom","why":"it was killed"}
+      {"stage":"score","old":"done","new":"skipped, lora failed"}
+    "#);
 }
 
 #[test]
@@ -157,7 +177,15 @@ fn a_sweep_is_compared_cell_by_cell() {
         values.iter().flat_map(row).collect()
     };
     let (old, mut new) = (run("a", sweep(&[2, 4]), rows(10, &[2, 4])), run("b", sweep(&[4, 8]), rows(10, &[4, 8])));
-    insta::assert_snapshot!(told(&old, &new), @"");
+    insta::assert_snapshot!(told(&old, &new), @r#"
+    parameters
+      {"stage":"lora","name":"rank","old":"each of 2, 4","new":"each of 4, 8"}
+    stages
+      {"stage":"lora[rank=8]","kind":"train","added":true}
+      {"stage":"score[lora.rank=8]","kind":"train","added":true}
+      {"stage":"lora[rank=2]","kind":"train","added":false}
+      {"stage":"score[lora.rank=2]","kind":"train","added":false}
+    "#);
     // One cell that changed reaches its own score and no other.
     new.stages = rows(10, &[4, 8]);
     new.stages[0].output = Some(digest(77));
@@ -187,9 +215,19 @@ fn numbers_are_written_as_in_the_report_and_never_look_equal() {
         change("parameters", 1_000_000.0, 2_000_000.0),
         change("other", 0.5, 0.25),
         change("seconds", 1.0, 1.04),
-        change("other", 1e-30, 2e-30),
+        change("other", 1e-12, 2e-12),
     ];
-    insta::assert_snapshot!(lines.join("\n"), @"");
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    2.5000 2.2500 -0.2500 (-10.0%)
+    2.500000 2.500001 +0.000001 (+0.0%)
+    10,000 12,500 +2,500 (+25.0%)
+    0.00 12.50 +12.50
+    -2.00 -3.00 -1.00 (-50.0%)
+    1,000,000 2,000,000 +1,000,000 (+100.0%)
+    0.50 0.25 -0.25 (-50.0%)
+    1.00 1.04 +0.04 (+4.0%)
+    0.000000000001 0.000000000002 +0.000000000001 (+100.0%)
+    ");
 }
 
 /// A folder of runs with these names, each with the files given.
@@ -234,7 +272,14 @@ fn runs_are_found_by_what_people_call_them() {
         name("previous", Some("my-tiny")),
         name("latest", Some("other")),
     ];
-    insta::assert_snapshot!(wrong.join("\n"), @"");
+    insta::assert_snapshot!(wrong.join("\n"), @r"
+    `2026010` is a part of the names of 3 runs; say more of it: 20260103-000000-000-tiny-cccc, 20260102-000000-000-my-tiny-bbbb, 20260101-000000-000-tiny-aaaa
+    there is no run `20260101-000000-000-tiny-aaab` in [DIR]/runs; did you mean 20260101-000000-000-tiny-aaaa?
+    there is no run `qqqq` in [DIR]/runs; the newest are 20260103-000000-000-tiny-cccc, 20260102-000000-000-my-tiny-bbbb, 20260101-000000-000-tiny-aaaa; `latest` and `previous` are runs too
+    there is no run `` in [DIR]/runs; the newest are 20260103-000000-000-tiny-cccc, 20260102-000000-000-my-tiny-bbbb, 20260101-000000-000-tiny-aaaa; `latest` and `previous` are runs too
+    there is no `previous` run: [DIR]/runs has only one run of the experiment `my-tiny`; `anneal run` records a run whenever it has something to do; --outputs DIR names another folder
+    there is no `latest` run: [DIR]/runs has no run of the experiment `other`; `anneal run` records a run whenever it has something to do; --outputs DIR names another folder
+    ");
     let empty = tempfile::tempdir().unwrap();
     assert!(find(empty.path(), "latest", None).is_err() && find(empty.path(), "x", None).is_err());
 }
