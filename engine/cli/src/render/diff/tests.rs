@@ -88,14 +88,89 @@ fn example() -> Comparison {
 
 #[test]
 fn a_terminal_sees_only_what_differs() {
-    insta::assert_snapshot!(text(&equal()), @"");
-    insta::assert_snapshot!(text(&example()), @"");
+    insta::assert_snapshot!(text(&equal()), @r"
+    base  20260101-x-aaaa
+    run   20260102-x-bbbb
+
+    no differences
+    ");
+    insta::assert_snapshot!(text(&example()), @r#"
+    base  20260101-x-aaaa
+    run   20260102-x-bbbb
+    note: these are different experiments: `x` and `y|z`
+
+    parameters
+      experiment.seed       1 -> 2
+      lora.batch_size       4 -> each of 4, 8
+      lora.note             (absent) -> "a|b xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...
+      score.inputs.answers  a -> b
+
+    results
+       stage        metric                base   this run             change
+      ───────────────────────────────────────────────────────────────────────
+       lora         train_loss          2.5000     2.2500   -0.2500 (-10.0%)
+                    tokens_per_second   10,000     12,500    +2,500 (+25.0%)
+                    seconds               20.0       10.0     -10.0 (-50.0%)
+       score[a|b]   em                    0.00      12.50             +12.50
+                    f1                       -      12.50                  -
+
+    states
+      big0, big1, big2, big3, big4, big5, big6, big7 and 2 more  done -> oom: killed�at <step> 3
+
+    stages
+      fft  added (train-fft)
+
+    other keys
+      lora    params.batch_size: 4 -> 8 and 2 more
+      merged  inputs.adapter: 010101010101 -> 020202020202; the same output
+      old     the reason is no longer in the store
+
+    other bytes for the same key
+      tokens
+    "#);
 }
 
 #[test]
 fn a_pull_request_sees_the_metrics_first() {
-    insta::assert_snapshot!(markdown(&equal()), @"");
-    insta::assert_snapshot!(markdown(&example()), @"");
+    insta::assert_snapshot!(markdown(&equal()), @r"
+    **20260102-x-bbbb** against base 20260101-x-aaaa
+
+    No differences.
+    ");
+    insta::assert_snapshot!(markdown(&example()), @r#"
+    **20260102-x-bbbb** against base 20260101-x-aaaa
+
+    > these are different experiments: \`x\` and \`y\|z\`
+
+    | stage         | metric            |   base | this run |           change |
+    |---------------|-------------------|--------|----------|------------------|
+    | lora          | train_loss        | 2.5000 |   2.2500 | -0.2500 (-10.0%) |
+    | lora          | tokens_per_second | 10,000 |   12,500 |  +2,500 (+25.0%) |
+    | lora          | seconds           |   20.0 |     10.0 |   -10.0 (-50.0%) |
+    | score\[a\|b\] | em                |   0.00 |    12.50 |           +12.50 |
+    | score\[a\|b\] | f1                |      - |    12.50 |                - |
+
+    **States**
+
+    - big0, big1, big2, big3, big4, big5, big6, big7 and 2 more: done -> oom: killed at \<step\> 3
+
+    **Parameters**
+
+    - experiment.seed: 1 -> 2
+    - lora.batch_size: 4 -> each of 4, 8
+    - lora.note: (absent) -> "a\|b xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...
+    - score.inputs.answers: a -> b
+
+    <details><summary>3 stages with another key</summary>
+
+    - fft: added (train-fft)
+    - lora: params.batch_size: 4 -> 8 and 2 more
+    - merged: inputs.adapter: 010101010101 -> 020202020202; the same output
+    - old: the reason is no longer in the store
+    - other bytes for the same key: tokens
+
+    </details>
+    "#);
 }
 
 #[test]

@@ -56,10 +56,12 @@ fn a_terminal_sees_two_tables() {
      lora|<i>       0.3134     58,204   41.25   done
      fft                 -          -       -   skipped, big failed
 
-     stage   kind         state                           seconds   peak MiB            key         output
-    ───────────────────────────────────────────────────────────────────────────────────────────────────────
-     lora    train-lora   done                               12.3      567.8   abababababab   cdcdcdcdcdcd
-     big     train-lora   failed, out of memory: killed         -          -              -              -
+     stage   kind         state   seconds   peak MiB            key         output
+    ───────────────────────────────────────────────────────────────────────────────
+     lora    train-lora   done       12.3      567.8   abababababab   cdcdcdcdcdcd
+     big     train-lora   oom           -          -              -              -
+
+    big: oom: killed
     ");
 }
 
@@ -68,10 +70,10 @@ fn memory_of_host_and_gpu_stand_side_by_side() {
     let mut report = example();
     report.stages[0].metrics.insert(GPU_PEAK.to_owned(), 9876.54);
     insta::assert_snapshot!(stages(&report, Look::Text), @r"
-     stage   kind         state                           seconds   host peak MiB   GPU peak MiB            key         output
-    ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-     lora    train-lora   done                               12.3           567.8         9876.5   abababababab   cdcdcdcdcdcd
-     big     train-lora   failed, out of memory: killed         -               -              -              -              -
+     stage   kind         state   seconds   host peak MiB   GPU peak MiB            key         output
+    ───────────────────────────────────────────────────────────────────────────────────────────────────
+     lora    train-lora   done       12.3           567.8         9876.5   abababababab   cdcdcdcdcdcd
+     big     train-lora   oom           -               -              -              -              -
     ");
     static GPU: Column = Column {
         name: GPU_PEAK,
