@@ -10,6 +10,7 @@ pub use summary::{Row, Summary};
 
 use crate::Failure;
 use crate::event::{Event, Stamped, Step};
+use crate::failpoint::pass;
 use crate::graph::Pipeline;
 use crate::key::Digest;
 use crate::run::RunSummary;
@@ -46,10 +47,12 @@ impl Recording {
         let noise = Digest::of(crate::store::unique().as_bytes()).to_string();
         let id = format!("{}-{}-{}", timestamp(now / 1_000_000), file_name(&pipeline.experiment), &noise[..4]);
         let folder = outputs.join("runs").join(&id);
-        std::fs::create_dir_all(&folder).map_err(|e| Failure::io("create", &folder, &e))?;
+        pass("run-folder")
+            .and_then(|()| std::fs::create_dir_all(&folder))
+            .map_err(|e| Failure::io("create", &folder, &e))?;
         let write = |name: &str, text: &[u8]| {
             let path = folder.join(name);
-            std::fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))
+            pass("run-file").and_then(|()| std::fs::write(&path, text)).map_err(|e| Failure::io("write", &path, &e))
         };
         let mut text = String::new();
         for argument in &pipeline.overrides {
@@ -58,13 +61,14 @@ impl Recording {
         text.push_str(&pipeline.text);
         write("manifest.toml", text.as_bytes())?;
         let path = folder.join(RESOLVED);
-        let written = File::create(&path).map(BufWriter::new).and_then(|mut out| {
+        let written = pass("run-file").and_then(|()| File::create(&path)).map(BufWriter::new).and_then(|mut out| {
             resolved::write(pipeline, &mut out)?;
             out.flush()
         });
         written.map_err(|e| Failure::io("write", &path, &e))?;
         let path = folder.join(EVENTS);
-        let events = File::create(&path).map_err(|e| Failure::io("create", &path, &e))?;
+        let events =
+            pass("events-create").and_then(|()| File::create(&path)).map_err(|e| Failure::io("create", &path, &e))?;
         Ok(Self { id, folder, events: Some(BufWriter::new(events)) })
     }
 
@@ -74,6 +78,7 @@ impl Recording {
     /// The disk's, once.
     pub fn write(&mut self, event: &Stamped) -> Result<(), Failure> {
         self.with(|file| {
+            pass("events-write")?;
             serde_json::to_writer(&mut *file, event)?;
             file.write_all(b"\n")
         })
@@ -84,7 +89,7 @@ impl Recording {
     /// # Errors
     /// As [`Recording::write`].
     pub fn flush(&mut self) -> Result<(), Failure> {
-        self.with(BufWriter::flush)
+        self.with(|file| pass("events-flush").and_then(|()| file.flush()))
     }
 
     /// Writes down what came of every stage, in one step: the file is whole or not there.
@@ -93,7 +98,7 @@ impl Recording {
     /// The disk's.
     pub fn finish(&self, pipeline: &Pipeline, summary: &RunSummary) -> Result<(), Failure> {
         let (fresh, path) = (self.folder.join(format!(".{SUMMARY}")), self.folder.join(SUMMARY));
-        let written = File::create(&fresh).map(BufWriter::new).and_then(|mut out| {
+        let written = pass("run-file").and_then(|()| File::create(&fresh)).map(BufWriter::new).and_then(|mut out| {
             summary::write(pipeline, summary, &mut out)?;
             out.into_inner()?.sync_all()?;
             std::fs::rename(&fresh, &path)

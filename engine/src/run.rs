@@ -94,13 +94,14 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let selected = select(pipeline, &options.only, &options.cells)?;
     let forced: BTreeSet<StageId> = named(pipeline, &options.force)?;
     let store = Arc::new(Store::open(&options.outputs)?);
+    // Two folders to list if nothing was left behind.
+    store.sweep();
     if forced.is_empty()
         && !options.record
         && let Some(found) = found_all(pipeline, &store, &selected)
     {
         return Ok(nothing_to_do(pipeline, &store, found, clock, sink));
     }
-    store.sweep();
     let recording = RefCell::new(Recording::start(store.outputs(), pipeline)?);
     let emit = |event: &Stamped| {
         let recorded = recording.borrow_mut().write(event);
@@ -169,6 +170,8 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
+    // What a killed run left under a lease that was not free yet when this one began.
+    store.sweep();
     let seconds = clock.elapsed().as_secs_f64();
     let interrupted = told > 0;
     let stages = board.results();
