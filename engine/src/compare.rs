@@ -220,7 +220,8 @@ fn measured(old: &Row, new: &Row) -> Vec<Measured> {
     if old.output.is_none() || new.output.is_none() {
         return Vec::new();
     }
-    let mut names: Vec<&str> = COLUMNS.iter().map(|column| column.name).filter(|name| *name != "peak_mib").collect();
+    let mut names: Vec<&str> =
+        COLUMNS.iter().map(|column| column.name.as_ref()).filter(|name| *name != "peak_mib").collect();
     let others: BTreeSet<&str> = old.metrics.keys().chain(new.metrics.keys()).map(String::as_str).collect();
     let others = others.into_iter().filter(|name| !names.contains(name)).collect::<Vec<_>>();
     names.extend(others);
