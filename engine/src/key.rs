@@ -18,6 +18,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use changes::{Change, changes};
+pub(crate) use changes::{leaf_changes, leaves};
 
 /// Version of the encoding; part of every key. Raised when the walk or the encoding changes.
 ///

@@ -53,6 +53,8 @@ pub struct Options {
     pub slots: PathBuf,
     /// After a failure, go on with what does not depend on it.
     pub keep_going: bool,
+    /// Make a folder of the run even if there is nothing to do.
+    pub record: bool,
     /// How to start workers.
     pub worker: WorkerCommand,
     /// The wish to stop.
@@ -96,6 +98,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     // Two folders to list if nothing was left behind.
     store.sweep();
     if forced.is_empty()
+        && !options.record
         && let Some(found) = found_all(pipeline, &store, &selected)
     {
         complaint.iter().for_each(sink);
@@ -190,7 +193,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let RunSummary { executed, cached, failed, skipped, .. } = summary;
     emit(&stamped(None, Event::RunFinished { executed, cached, failed, skipped, interrupted, seconds }));
     let flushed = recording.borrow_mut().flush();
-    if let Err(failure) = flushed {
+    if let Err(failure) = flushed.and_then(|()| recording.borrow().finish(pipeline, &summary)) {
         sink(&stamped(None, Event::Note { warning: true, message: failure.to_string() }));
     }
     Ok(summary)

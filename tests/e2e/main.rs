@@ -12,6 +12,7 @@ mod cache;
 mod ci_recipe;
 mod command;
 mod crash;
+mod diff;
 mod equivalence;
 mod manifests;
 mod pins;

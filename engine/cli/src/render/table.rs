@@ -121,11 +121,8 @@ fn stage_cells(report: &Report) -> Cells {
 }
 
 /// Columns from `numbers` on are aligned to the right, but for words.
-fn draw(head: Vec<String>, rows: Vec<Vec<String>>, numbers: usize, look: Look) -> String {
-    let safe = |text: &str| match look {
-        Look::Text => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>(),
-        Look::Markdown => markdown(text),
-    };
+pub(crate) fn draw(head: Vec<String>, rows: Vec<Vec<String>>, numbers: usize, look: Look) -> String {
+    let safe = |text: &str| safe(text, look);
     let mut table = Table::new();
     table.load_style(match look {
         // One line below the titles; more would only be noise.
@@ -147,16 +144,29 @@ fn draw(head: Vec<String>, rows: Vec<Vec<String>>, numbers: usize, look: Look) -
     table.trim_fmt()
 }
 
+/// Text that does nothing but be read.
+pub(crate) fn safe(text: &str, look: Look) -> String {
+    match look {
+        Look::Text => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
+        Look::Markdown => markdown(text),
+    }
+}
+
 /// Text that stays text inside a cell of a Markdown table.
 fn markdown(text: &str) -> String {
     let mut safe = String::new();
-    for c in text.chars() {
+    let mut before = ' ';
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
         match c {
+            // Inside a word it is only itself.
+            '_' if before.is_alphanumeric() && rest.peek().is_some_and(|next| next.is_alphanumeric()) => safe.push(c),
             '|' | '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '#' | '~' => safe.extend(['\\', c]),
             '&' => safe.push_str("&amp;"),
             c if c.is_control() => safe.push(' '),
             c => safe.push(c),
         }
+        before = c;
     }
     safe
 }
