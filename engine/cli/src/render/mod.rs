@@ -1,6 +1,8 @@
 //! How things look: problems with their carets, progress, tables.
 //!
 //! Unaware of where the text goes.
+pub(crate) mod document;
+pub(crate) mod plan;
 pub(crate) mod problem;
 pub(crate) mod progress;
 pub(crate) mod table;

@@ -1,0 +1,1 @@
+//! First causes in stores that were filled by hand.
