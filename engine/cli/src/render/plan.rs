@@ -119,7 +119,7 @@ fn summary(pipeline: &Pipeline, group: &[(StageId, &Outlook)], width: usize) -> 
 
 /// How many are in each state, those that occur.
 fn counts(stages: &[(StageId, &Outlook)]) -> Vec<String> {
-    let count = |word: &&str| stages.iter().filter(|(_, outlook)| state(outlook) == **word).count();
+    let count = |word: &&str| stages.iter().filter(|(_, outlook)| state(outlook) == *word).count();
     let words = ["cached", "to run", "to look at again after others", "failed", "stuck", "blocked"];
     STATES.iter().map(count).zip(words).filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect()
 }
