@@ -23,6 +23,11 @@ fmt:
 test:
     cargo test --workspace
 
+# Crashes and disk errors at every failpoint, on random schedules.
+crashes *options:
+    cargo build -p anneal-tests --bins
+    target/debug/crash-checker {{options}}
+
 # Accept or reject changed snapshots.
 snapshots:
     cargo insta review

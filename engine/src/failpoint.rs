@@ -1,59 +1,38 @@
-//! Named points where a test may kill the process or make the disk fail: the steps of the commit protocol.
+//! Named points around every system call that matters, where a test may kill processes or make the disk fail.
 //!
-//! Chosen by the environment, `ANNEAL_FAILPOINT=NAME=kill|enospc|eacces` (`NAME@3=…`: at the third passage), so that
-//! the released binary can be tested too; without the variable a point costs one atomic load. Unaware of the protocol.
-use std::io::{Error, Result};
+//! Chosen by the environment, so that the released program can be tested too: `ANNEAL_FAILPOINT` holds rules
+//! `[driver:|worker:]NAME[@PASSAGE]=ACTION` with `;` between them. A worker inherits the rules of its driver, counts its
+//! passages anew, and obeys those that name it or nobody. `ANNEAL_FAILPOINT_LOG` names a file to which every passage is
+//! appended. Without either variable a point costs one atomic load. Unaware of what the points protect.
+mod act;
+mod points;
+#[cfg(test)]
+mod tests;
+
+pub use points::{Area, POINTS, area};
+
+use act::Failpoints;
+use std::io::Result;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Every point, in the order in which publishing passes them.
-pub const POINTS: &[&str] = &[
-    "begin",
-    "file-hashed",
-    "file-synced",
-    "tree-synced",
-    "sources-checked",
-    "tree-renamed",
-    "trees-synced",
-    "record-created",
-    "record-synced",
-    "record-renamed",
-    "records-synced",
-    "indexed",
-    "checkpoints-removed",
-];
+static ARMED: OnceLock<Option<Failpoints>> = OnceLock::new();
+static WORKER: AtomicBool = AtomicBool::new(false);
 
-struct Armed {
-    name: String,
-    action: String,
-    passages_left: AtomicUsize,
+/// From now on this process is a worker to the rules.
+pub(crate) fn this_is_a_worker() {
+    WORKER.store(true, Ordering::Relaxed);
 }
 
-static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
-
-fn parse(text: &str) -> Option<Armed> {
-    let (name, action) = text.split_once('=')?;
-    let (name, passage) = name.split_once('@').unwrap_or((name, "1"));
-    let passages_left = AtomicUsize::new(passage.parse().ok()?);
-    Some(Armed { name: name.to_owned(), action: action.to_owned(), passages_left })
-}
-
-/// Passes a point.
+/// Passes a point. Stages have points of their own where they write what must survive a crash.
 ///
 /// # Errors
 /// The one that the environment asks for.
-pub(crate) fn pass(name: &str) -> Result<()> {
-    let Some(armed) = ARMED.get_or_init(|| parse(&std::env::var("ANNEAL_FAILPOINT").ok()?)) else { return Ok(()) };
-    if armed.name != name || armed.passages_left.fetch_sub(1, Ordering::Relaxed) != 1 {
-        return Ok(());
-    }
-    match armed.action.as_str() {
-        "enospc" => Err(Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error())),
-        "eacces" => Err(Error::from_raw_os_error(rustix::io::Errno::ACCESS.raw_os_error())),
-        _ => {
-            // As a power cut or `kill -9` would: no destructor runs, nothing is flushed.
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-            Ok(())
-        }
+pub fn pass(name: &str) -> Result<()> {
+    let Some(armed) = ARMED.get_or_init(Failpoints::from_environment) else { return Ok(()) };
+    let worker = WORKER.load(Ordering::Relaxed);
+    match armed.meet(name, worker) {
+        Some(action) => action.take(worker),
+        None => Ok(()),
     }
 }

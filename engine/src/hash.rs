@@ -3,6 +3,7 @@
 //! Unaware of stages and keys. A file is read in large pieces, not mapped: a mapping of a file that somebody truncates
 //! meanwhile kills the process with SIGBUS, and no run may die of its input.
 use crate::Failure;
+use crate::failpoint::pass;
 use crate::key::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -160,10 +161,10 @@ impl StatCache {
             return Ok((stamp, digest, None));
         }
         let read = |e: std::io::Error| Failure::io("read", path, &e);
-        let file = File::open(path).map_err(read)?;
+        let file = pass("source-open").and_then(|()| File::open(path)).map_err(read)?;
         let before = Stamp::from(&file.metadata().map_err(read)?);
         let started = now_nanos();
-        let (digest, _) = reader(file).map_err(read)?;
+        let (digest, _) = pass("source-read").and_then(|()| reader(file)).map_err(read)?;
         if Stamp::of(path).map_err(read)? != before {
             return Err(Failure::user(format!("{} changed while it was read", path.display()))
                 .hint("wait until it is complete, then run again"));

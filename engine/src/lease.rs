@@ -4,6 +4,7 @@
 //! The system frees a lock when the last process that holds the file open is gone, killed or not: there is nothing to
 //! unlock by hand. Unaware of what is done under a lease.
 use crate::Failure;
+use crate::failpoint::pass;
 use crate::key::Digest;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
@@ -33,7 +34,7 @@ impl Lease {
     /// A lock on a file that excludes every other, unless somebody has one.
     pub(crate) fn try_exclusive(path: &Path, file: File) -> Result<Option<Self>, Failure> {
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self(file))),
+            Ok(()) => pass("lease-taken").map(|()| Some(Self(file))).map_err(|e| Failure::io("lock", path, &e)),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(no_locks(path, &e)),
         }
@@ -118,11 +119,9 @@ impl Leases {
     fn open(&self, name: &str) -> Result<(PathBuf, File), Failure> {
         let path = self.folder.join(name);
         // Lock files stay: to remove one is to race with whoever has just opened it.
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
+        let file = pass("lease-open")
+            .and_then(|()| OpenOptions::new().create(true).truncate(false).write(true).open(&path))
+            .and_then(|file| pass("lease-lock").map(|()| file))
             .map_err(|e| Failure::io("open", &path, &e))?;
         Ok((path, file))
     }

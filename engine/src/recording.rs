@@ -4,6 +4,7 @@
 //! A record for people and reports; no later run depends on it. Unaware of scheduling.
 use crate::Failure;
 use crate::event::{Event, Stamped, Step};
+use crate::failpoint::pass;
 use crate::graph::Pipeline;
 use crate::key::Digest;
 use crate::store::file_name;
@@ -33,10 +34,12 @@ impl Recording {
         let noise = Digest::of(crate::store::unique().as_bytes()).to_string();
         let id = format!("{}-{}-{}", timestamp(now / 1_000_000), file_name(&pipeline.experiment), &noise[..4]);
         let folder = outputs.join("runs").join(&id);
-        std::fs::create_dir_all(&folder).map_err(|e| Failure::io("create", &folder, &e))?;
+        pass("run-folder")
+            .and_then(|()| std::fs::create_dir_all(&folder))
+            .map_err(|e| Failure::io("create", &folder, &e))?;
         let write = |name: &str, text: &[u8]| {
             let path = folder.join(name);
-            std::fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))
+            pass("run-file").and_then(|()| std::fs::write(&path, text)).map_err(|e| Failure::io("write", &path, &e))
         };
         let mut text = String::new();
         for argument in &pipeline.overrides {
@@ -46,7 +49,8 @@ impl Recording {
         write("manifest.toml", text.as_bytes())?;
         write("resolved.json", &serde_json::to_vec_pretty(&resolved(pipeline)).unwrap_or_default())?;
         let path = folder.join("events.jsonl");
-        let events = File::create(&path).map_err(|e| Failure::io("create", &path, &e))?;
+        let events =
+            pass("events-create").and_then(|()| File::create(&path)).map_err(|e| Failure::io("create", &path, &e))?;
         Ok(Self { id, folder, events: Some(BufWriter::new(events)) })
     }
 
@@ -56,6 +60,7 @@ impl Recording {
     /// The disk's, once.
     pub fn write(&mut self, event: &Stamped) -> Result<(), Failure> {
         self.with(|file| {
+            pass("events-write")?;
             serde_json::to_writer(&mut *file, event)?;
             file.write_all(b"\n")
         })
@@ -66,7 +71,7 @@ impl Recording {
     /// # Errors
     /// As [`Recording::write`].
     pub fn flush(&mut self) -> Result<(), Failure> {
-        self.with(BufWriter::flush)
+        self.with(|file| pass("events-flush").and_then(|()| file.flush()))
     }
 
     fn with(&mut self, action: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<(), Failure> {

@@ -92,12 +92,13 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let selected = select(pipeline, &options.only, &options.cells)?;
     let forced: BTreeSet<StageId> = named(pipeline, &options.force)?;
     let store = Arc::new(Store::open(&options.outputs)?);
+    // Two folders to list if nothing was left behind.
+    store.sweep();
     if forced.is_empty()
         && let Some(found) = found_all(pipeline, &store, &selected)
     {
         return Ok(nothing_to_do(pipeline, &store, found, clock, sink));
     }
-    store.sweep();
     let recording = RefCell::new(Recording::start(store.outputs(), pipeline)?);
     let emit = |event: &Stamped| {
         let recorded = recording.borrow_mut().write(event);

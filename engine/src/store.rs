@@ -15,6 +15,7 @@ mod index;
 mod latest;
 mod publish;
 mod record;
+mod scratch;
 mod stray;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub use publish::Draft;
 pub use record::{FileEntry, Hardware, Record, Reference};
 
 use crate::Failure;
+use crate::failpoint::pass;
 use crate::hash::{Stamp, StatCache};
 use crate::key::Digest;
 use crate::lease::Leases;
@@ -70,7 +72,9 @@ impl Store {
             let path = base.join(folder);
             // One `stat` each on the way without work; `create_dir_all` would try to make each first.
             if !path.is_dir() {
-                std::fs::create_dir_all(&path).map_err(|e| Failure::io("create", &path, &e))?;
+                pass("store-folder")
+                    .and_then(|()| std::fs::create_dir_all(&path))
+                    .map_err(|e| Failure::io("create", &path, &e))?;
             }
         }
         let (index, loaded) = Index::open(&base);
@@ -196,7 +200,10 @@ impl Store {
         if let Some((_, record)) = self.known().get(key).filter(|(known, _)| *known == stamp) {
             return Ok(Arc::clone(record));
         }
+        // A read that failed once (no descriptor left, a network that hiccups) is no reason to execute hours again; a
+        // record that stays unreadable is replaced by executing its stage.
         let record = Record::read(&path)
+            .or_else(|_| Record::read(&path))
             .ok()
             .filter(|record| record.key == *key)
             .ok_or_else(|| Miss::Damaged(format!("{} is not a record", path.display())))?;
@@ -256,21 +263,50 @@ impl Store {
     /// Removes the folders of work that nobody does any more, those of keys whose lease is free, and ends the programs
     /// that a killed run left at work in them. Says how many.
     pub fn sweep(&self) -> usize {
-        let Ok(entries) = std::fs::read_dir(self.base.join("tmp")) else { return 0 };
+        let Ok(entries) = pass("sweep-begin").and_then(|()| std::fs::read_dir(self.base.join("tmp"))) else { return 0 };
         let leases = self.leases();
         let (mut left, mut held) = (Vec::new(), Vec::new());
         for entry in entries.flatten() {
             let name = entry.file_name();
             let key = name.to_str().and_then(|name| name.get(..64)).and_then(|key| key.parse::<Digest>().ok());
-            // A folder is made under the lease of its key, so a free lease means that its maker is gone.
-            if let Some(Ok(Some(lease))) = key.map(|key| leases.try_key(&key)) {
-                left.push(entry.path());
-                held.push(lease);
+            match key.map(|key| leases.try_key(&key)) {
+                // A folder is made under the lease of its key, so a free lease means that its maker is gone.
+                Some(Ok(Some(lease))) => {
+                    left.push(entry.path());
+                    held.push(lease);
+                }
+                Some(_) => {}
+                // An index about to replace the old one: whoever loses it does without, and mends it next time.
+                None if name.to_str().is_some_and(|name| name.starts_with("index-")) => left.push(entry.path()),
+                None => {}
             }
         }
         stray::end(&left);
-        let remove = |path: &&PathBuf| std::fs::remove_dir_all(path).or_else(|_| std::fs::remove_file(path)).is_ok();
-        left.iter().filter(remove).count()
+        let remove = |path: &&PathBuf| {
+            pass("sweep-remove")
+                .and_then(|()| std::fs::remove_dir_all(path).or_else(|_| std::fs::remove_file(path)))
+                .and_then(|()| pass("sweep-removed"))
+                .is_ok()
+        };
+        let swept = left.iter().filter(remove).count();
+        // Some of these keys may have checkpoints to sweep.
+        drop(held);
+        self.sweep_checkpoints(&leases);
+        swept
+    }
+
+    /// Removes the checkpoints of keys that have a result: their process ended between publishing and removing them.
+    fn sweep_checkpoints(&self, leases: &Leases) {
+        let Ok(entries) = std::fs::read_dir(self.base.join("checkpoints")) else { return };
+        for entry in entries.flatten() {
+            let key = entry.file_name().to_str().and_then(|key| key.parse::<Digest>().ok());
+            // Under the lease nobody writes any there; a forced execution holds it too.
+            if let Some(key) = key.filter(|key| self.look_up(key).is_ok())
+                && let Ok(Some(_lease)) = leases.try_key(&key)
+            {
+                let _ = pass("sweep-checkpoints").and_then(|()| std::fs::remove_dir_all(entry.path()));
+            }
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Digest, (Stamp, Arc<Record>)>> {
@@ -281,6 +317,7 @@ impl Store {
 
 /// Makes the entries of a folder durable.
 fn sync_folder(path: &Path) -> std::io::Result<()> {
+    pass("folder-sync")?;
     std::fs::File::open(path)?.sync_all()
 }
 

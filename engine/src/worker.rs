@@ -14,6 +14,7 @@ pub(crate) use execute::execute;
 pub(crate) use supervise::{Live, Lost, Setting, supervise};
 
 use crate::event::{Event, Stamped};
+use crate::failpoint::{self, pass};
 use crate::hash::{Stamp, now_nanos};
 use crate::key::Digest;
 use crate::options::Keep;
@@ -107,13 +108,14 @@ pub(crate) fn stamped(stage: Option<&str>, event: Event) -> Stamped {
 /// The whole life of a worker process: reads the job, does it, publishes, and writes events to `out`, the last of which
 /// is `stage-finished` or `stage-failed`. Returns the exit code. SIGTERM asks the stage to stop.
 pub fn serve(job: &Path, registry: &Registry, out: impl Write + Send) -> u8 {
+    failpoint::this_is_a_worker();
     let out = Mutex::new(out);
     let begin = std::time::Instant::now();
     // A reader that is gone is no reason to stop: the result is published all the same.
     let send = |stage: &str, event: Event| {
         if let (Ok(mut line), Ok(mut out)) = (serde_json::to_string(&stamped(Some(stage), event)), out.lock()) {
             line.push('\n');
-            let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+            let _ = pass("worker-tell").and_then(|()| out.write_all(line.as_bytes())).and_then(|()| out.flush());
         }
     };
     let mut name = String::new();
@@ -127,7 +129,7 @@ pub fn serve(job: &Path, registry: &Registry, out: impl Write + Send) -> u8 {
         let store = Store::open(&job.outputs)?;
         let done = execute(&job, &**kind, &store, None, &|event| send(&job.stage, event), &|| stop.requested());
         // Left behind, it would be swept by the next run.
-        let _ = std::fs::remove_dir_all(&job.folder);
+        clear(&job.folder);
         done
     });
     match result {
@@ -154,8 +156,14 @@ fn limit_memory(mib: u64) -> Result<(), Failure> {
         .map_err(|e| Failure::bug(format!("cannot limit memory to {mib} MiB: {e}")))
 }
 
+/// Removes the folder of a job that ended, well or not. What stays behind is swept by the next run.
+pub(crate) fn clear(folder: &Path) {
+    let removed = pass("workspace-remove").and_then(|()| std::fs::remove_dir_all(folder));
+    let _ = removed.and_then(|()| pass("workspace-removed"));
+}
+
 fn read(path: &Path) -> Result<Job, Failure> {
-    let text = std::fs::read(path).map_err(|e| Failure::io("read", path, &e))?;
+    let text = pass("job-read").and_then(|()| std::fs::read(path)).map_err(|e| Failure::io("read", path, &e))?;
     serde_json::from_slice(&text).map_err(|e| {
         Failure::user(format!("{} is not a job: {e}", path.display()))
             .hint("`anneal worker` is started by `anneal run`, not by people")

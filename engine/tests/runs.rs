@@ -144,7 +144,7 @@ fn a_nan_is_not_run_again_unless_asked_for() {
     let (summary, _) = run_all(&pipeline, &options(dir.path()));
     let failure = failure(&summary, "a");
     insta::assert_snapshot!(failure.message, @"loss is NaN at step 3 (from an earlier run; not tried again)");
-    insta::assert_snapshot!(failure.hint.unwrap(), @"change a parameter, or try again with --force a");
+    insta::assert_snapshot!(failure.hint.unwrap(), @"change a parameter, or try again with --retry nan or --force a");
     assert_eq!(log(dir.path()).len(), 1);
     let forced = anneal_engine::run::Options { force: vec!["a".to_owned()], ..options(dir.path()) };
     run_all(&pipeline, &forced);

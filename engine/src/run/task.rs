@@ -12,7 +12,7 @@ use crate::lease::Lease;
 use crate::recording::Recording;
 use crate::slots::{Demand, Slots, Taken};
 use crate::store::Store;
-use crate::worker::{Job, Live, Lost, Setting, execute, last_words, stamped, supervise};
+use crate::worker::{Job, Live, Lost, Setting, clear, execute, last_words, stamped, supervise};
 use crate::{Failure, Source, StageInput};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -181,7 +181,7 @@ impl Tasks<'_> {
                 let adopt = |group| live.adopt(group);
                 let result = execute(&job, &*kind, &store, Some(&adopt), &emit, &|| stop.requested());
                 // Left behind, it would be swept by the next run.
-                let _ = std::fs::remove_dir_all(&job.folder);
+                clear(&job.folder);
                 result.map_err(|failure| Lost { log: last_words(&job.log), ..Lost::of(failure) })
             };
             let seconds = clock.elapsed().as_secs_f64();

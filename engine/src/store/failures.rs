@@ -3,6 +3,8 @@
 //! Running out of memory, a NaN or a timeout would happen again: such a row stands until its key or its limits change
 //! or the user asks. Everything else is tried again at the next run. Unaware of how a failure is classified.
 use super::Store;
+use super::scratch::Scratch;
+use crate::failpoint::pass;
 use crate::key::Digest;
 use crate::options::StageOptions;
 use crate::slots::Gpu;
@@ -102,6 +104,7 @@ impl Store {
 
     /// Why a key failed the last time.
     pub fn failure(&self, key: &Digest) -> Option<FailureRow> {
+        pass("failure-read").ok()?;
         serde_json::from_slice(&std::fs::read(self.failure_path(key)).ok()?).ok()
     }
 
@@ -111,23 +114,26 @@ impl Store {
     /// The disk's.
     pub fn record_failure(&self, row: &FailureRow) -> Result<(), Failure> {
         let path = self.failure_path(&row.key);
-        let fresh = self.base.join("tmp").join(format!("{}-{}", row.key, super::unique()));
+        let scratch = Scratch::new(&self.base, "failures")?;
+        let fresh = &scratch.path;
         let write = || {
-            let mut file = std::fs::File::create(&fresh)?;
+            pass("failure-create")?;
+            let mut file = std::fs::File::create(fresh)?;
+            pass("failure-write")?;
             serde_json::to_writer_pretty(&mut file, row)?;
             file.write_all(b"\n")?;
+            pass("failure-sync")?;
             file.sync_all()?;
-            std::fs::rename(&fresh, &path)
+            pass("failure-rename")?;
+            std::fs::rename(fresh, &path)?;
+            pass("failure-renamed")
         };
-        write().map_err(|e| {
-            let _ = std::fs::remove_file(&fresh);
-            Failure::io("write", &path, &e)
-        })
+        write().map_err(|e| Failure::io("write", &path, &e))
     }
 
     /// Forgets that a key failed.
     pub fn forget_failure(&self, key: &Digest) {
         // Not there is as good as removed.
-        let _ = std::fs::remove_file(self.failure_path(key));
+        let _ = pass("failure-forget").and_then(|()| std::fs::remove_file(self.failure_path(key)));
     }
 }

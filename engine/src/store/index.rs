@@ -4,6 +4,7 @@
 //! sound lines are kept, records are read again from their own files, and a fresh index replaces the old one. Lines
 //! that another process appends to a file just replaced are lost, which again costs only time.
 use super::Record;
+use crate::failpoint::pass;
 use crate::hash::{Seen, Stamp};
 use crate::key::Digest;
 use serde::{Deserialize, Serialize};
@@ -51,8 +52,9 @@ impl Index {
     /// Reads the index of a store, and mends it first if it must be mended.
     pub(super) fn open(base: &Path) -> (Self, Loaded) {
         let path = base.join("index");
-        let mut loaded =
-            std::fs::read(&path).map_or_else(|_| Loaded { torn: true, ..Loaded::default() }, |b| parse(&b));
+        let mut loaded = pass("index-read")
+            .and_then(|()| std::fs::read(&path))
+            .map_or_else(|_| Loaded { torn: true, ..Loaded::default() }, |b| parse(&b));
         if loaded.torn {
             rebuild(base, &mut loaded);
         }
@@ -62,13 +64,16 @@ impl Index {
             // If this fails, the old one stays and is mended next time.
             let _ = replace(&path, &loaded);
         }
-        (Self { file: OpenOptions::new().append(true).open(&path).ok() }, loaded)
+        let file = pass("index-open").and_then(|()| OpenOptions::new().append(true).open(&path)).ok();
+        (Self { file }, loaded)
     }
 
     /// Appends a line, in one write, so that lines of several processes do not mix. A failure is no loss.
     pub(super) fn append(&self, line: &Line) {
         if let (Some(mut file), Some(text)) = (self.file.as_ref(), encode(line)) {
-            let _ = file.write_all(text.as_bytes());
+            let _ = pass("index-append")
+                .and_then(|()| file.write_all(text.as_bytes()))
+                .and_then(|()| pass("index-appended"));
         }
     }
 }
@@ -111,7 +116,7 @@ fn parse(bytes: &[u8]) -> Loaded {
 
 /// Adds the records whose lines are missing.
 fn rebuild(base: &Path, loaded: &mut Loaded) {
-    let Ok(entries) = std::fs::read_dir(base.join("records")) else { return };
+    let Ok(entries) = pass("index-rebuild").and_then(|()| std::fs::read_dir(base.join("records"))) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let key = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<Digest>().ok());
         if key.is_none_or(|key| loaded.records.contains_key(&key)) {
@@ -134,7 +139,12 @@ fn replace(path: &Path, loaded: &Loaded) -> std::io::Result<()> {
         text.push_str(&encode(&line).unwrap_or_default());
     }
     let fresh: PathBuf = path.with_file_name(format!("tmp/index-{}", super::unique()));
-    std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, path)).inspect_err(|_| {
-        let _ = std::fs::remove_file(&fresh);
-    })
+    pass("index-create")
+        .and_then(|()| std::fs::write(&fresh, text))
+        .and_then(|()| pass("index-written"))
+        .and_then(|()| std::fs::rename(&fresh, path))
+        .and_then(|()| pass("index-replaced"))
+        .inspect_err(|_| {
+            let _ = std::fs::remove_file(&fresh);
+        })
 }

@@ -2,8 +2,10 @@
 //! `keys.json` beside them remembers which key each stage had, so that a run can say what changed since.
 //!
 //! Conveniences: nothing here decides whether a stage runs. Unaware of records.
+use super::scratch::Scratch;
 use super::{FOLDER, Store};
 use crate::Failure;
+use crate::failpoint::pass;
 use crate::key::Digest;
 use crate::resolve::Found;
 use std::collections::BTreeMap;
@@ -16,6 +18,8 @@ const STATE: &str = ".state";
 #[derive(Debug)]
 pub struct Latest {
     folder: PathBuf,
+    /// The store's own folder, on the same file system.
+    base: PathBuf,
     /// Read on first use: a run without work never needs it.
     keys: std::cell::OnceCell<BTreeMap<String, Digest>>,
     news: BTreeMap<String, Digest>,
@@ -25,7 +29,7 @@ impl Latest {
     /// The newest results of an experiment in the outputs folder of this store.
     pub fn of(store: &Store, experiment: &str) -> Self {
         let folder = store.outputs().join("latest").join(file_name(experiment));
-        Self { folder, keys: std::cell::OnceCell::new(), news: BTreeMap::new() }
+        Self { folder, base: store.outputs().join(FOLDER), keys: std::cell::OnceCell::new(), news: BTreeMap::new() }
     }
 
     fn keys(&self) -> &BTreeMap<String, Digest> {
@@ -69,14 +73,15 @@ impl Latest {
         if std::fs::read_link(&link).is_ok_and(|present| present == target) {
             return Ok(());
         }
-        let fresh = self.folder.join(format!(".{}", super::unique()));
-        std::fs::create_dir_all(&self.folder)
-            .and_then(|()| std::os::unix::fs::symlink(&target, &fresh))
-            .and_then(|()| std::fs::rename(&fresh, &link))
-            .map_err(|e| {
-                let _ = std::fs::remove_file(&fresh);
-                Failure::io("link", &link, &e)
-            })
+        let scratch = Scratch::new(&self.base, "latest")?;
+        pass("latest-folder")
+            .and_then(|()| std::fs::create_dir_all(&self.folder))
+            .and_then(|()| pass("latest-link"))
+            .and_then(|()| std::os::unix::fs::symlink(&target, &scratch.path))
+            .and_then(|()| pass("latest-rename"))
+            .and_then(|()| std::fs::rename(&scratch.path, &link))
+            .and_then(|()| pass("latest-renamed"))
+            .map_err(|e| Failure::io("link", &link, &e))
     }
 
     /// Links and remembers every stage, unless the last run already did so for exactly these.
@@ -121,15 +126,15 @@ impl Latest {
         let mut keys = self.keys().clone();
         keys.extend(self.news.iter().map(|(stage, key)| (stage.clone(), *key)));
         let path = self.folder.join("keys.json");
-        let fresh = self.folder.join(format!(".{}", super::unique()));
+        let scratch = Scratch::new(&self.base, "latest")?;
         let text = serde_json::to_vec_pretty(&keys).unwrap_or_default();
         std::fs::create_dir_all(&self.folder)
-            .and_then(|()| std::fs::write(&fresh, text))
-            .and_then(|()| std::fs::rename(&fresh, &path))
-            .map_err(|e| {
-                let _ = std::fs::remove_file(&fresh);
-                Failure::io("write", &path, &e)
-            })
+            .and_then(|()| pass("latest-keys-write"))
+            .and_then(|()| std::fs::write(&scratch.path, text))
+            .and_then(|()| pass("latest-keys-rename"))
+            .and_then(|()| std::fs::rename(&scratch.path, &path))
+            .and_then(|()| pass("latest-keys-renamed"))
+            .map_err(|e| Failure::io("write", &path, &e))
     }
 }
 

@@ -65,7 +65,10 @@ impl Store {
     pub fn workspace(&self, key: &Digest) -> Result<PathBuf, Failure> {
         let folder = self.base.join("tmp").join(format!("{key}-{}", super::unique()));
         let out = folder.join("out");
-        std::fs::create_dir_all(&out).map_err(|e| Failure::io("create", &out, &e))?;
+        pass("workspace-make")
+            .and_then(|()| std::fs::create_dir_all(&out))
+            .and_then(|()| pass("workspace-made"))
+            .map_err(|e| Failure::io("create", &out, &e))?;
         Ok(folder)
     }
 
@@ -119,7 +122,7 @@ impl Store {
         let record = self.remember(stamp, record);
         let _ = pass("indexed");
         self.forget_failure(&draft.key);
-        let _ = std::fs::remove_dir_all(self.checkpoints(&draft.key));
+        let _ = pass("checkpoints-remove").and_then(|()| std::fs::remove_dir_all(self.checkpoints(&draft.key)));
         let _ = pass("checkpoints-removed");
         Ok(record)
     }
@@ -134,8 +137,8 @@ impl Store {
                 return Err(Failure::bug(format!("the artifact refers to {}, which is no source", path.display())));
             };
             let link = out.join(name);
-            link.parent()
-                .map_or(Ok(()), std::fs::create_dir_all)
+            pass("reference-link")
+                .and_then(|()| link.parent().map_or(Ok(()), std::fs::create_dir_all))
                 .and_then(|()| std::os::unix::fs::symlink(path, &link))
                 .map_err(|e| Failure::io("link", &link, &e))?;
             links.insert(name.clone(), (path.clone(), *known));
@@ -156,6 +159,7 @@ impl Store {
     fn place(&self, out: &Path, output: &Digest, files: &[FileEntry]) -> Result<(), Failure> {
         let target = self.tree(output);
         let failed = |e: std::io::Error| Failure::io("publish", &target, &e);
+        pass("tree-rename").map_err(failed)?;
         if std::fs::symlink_metadata(&target).is_err() {
             match renameat_with(CWD, out, CWD, &target, RenameFlags::NOREPLACE) {
                 // The file system knows no such flag (NFS); a plain rename never replaces a folder that has entries.
@@ -167,6 +171,7 @@ impl Store {
         }
         // What lies there now is read in full unless it is ours: a run may have been forced to mend it.
         if out.exists() && !intact(&target, files) {
+            pass("tree-exchange").map_err(failed)?;
             match renameat_with(CWD, out, CWD, &target, RenameFlags::EXCHANGE) {
                 Err(Errno::INVAL | Errno::NOSYS) => {
                     let aside = out.with_file_name("damaged");
@@ -200,7 +205,7 @@ fn collect(
     files: &mut Vec<FileEntry>,
 ) -> Result<(), Failure> {
     let failed = |e: std::io::Error| Failure::io("read", folder, &e);
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
+    for entry in pass("folder-list").and_then(|()| std::fs::read_dir(folder)).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let path = entry.path();
         let kind = entry.file_type().map_err(failed)?;
@@ -225,15 +230,18 @@ fn collect(
 }
 
 fn finish_file(path: &Path) -> std::io::Result<(Digest, u64)> {
+    pass("file-hash")?;
     let found = hash::file(path)?;
     pass("file-hashed")?;
     std::fs::set_permissions(path, Permissions::from_mode(0o444))?;
+    pass("file-protected")?;
     std::fs::File::open(path)?.sync_all()?;
     pass("file-synced")?;
     Ok(found)
 }
 
 fn write_record(record: &Record, fresh: &Path, path: &Path) -> std::io::Result<()> {
+    pass("record-create")?;
     let mut file = std::fs::File::create(fresh)?;
     let mut text = serde_json::to_vec_pretty(record)?;
     text.push(b'\n');

@@ -77,6 +77,7 @@ impl Record {
     /// # Errors
     /// It is not there, or it is no record.
     pub(super) fn read(path: &Path) -> std::io::Result<Self> {
+        crate::failpoint::pass("record-read")?;
         Ok(serde_json::from_slice(&std::fs::read(path)?)?)
     }
 }

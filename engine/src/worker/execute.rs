@@ -1,6 +1,7 @@
 //! Does a job in this process: runs the stage with all that it may see, measures it, publishes its result.
 use super::Job;
 use crate::event::Event;
+use crate::failpoint::pass;
 use crate::memory::Sampler;
 use crate::store::{Draft, Record, Store};
 use crate::{Failure, Launch, Source, Stage, StageContext};
@@ -19,7 +20,9 @@ pub(crate) fn execute(
     stop: &dyn Fn() -> bool,
 ) -> Result<Arc<Record>, Failure> {
     let checkpoints = store.checkpoints(&job.key);
-    std::fs::create_dir_all(&checkpoints).map_err(|e| Failure::io("create", &checkpoints, &e))?;
+    pass("checkpoints-make")
+        .and_then(|()| std::fs::create_dir_all(&checkpoints))
+        .map_err(|e| Failure::io("create", &checkpoints, &e))?;
     let sources: Vec<(Source, String)> =
         job.sources.iter().map(|(s, _, digest)| (s.clone(), digest.to_string())).collect();
     let mut context = StageContext {

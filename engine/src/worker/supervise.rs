@@ -3,6 +3,7 @@ use super::evidence::{Evidence, classify, tail, telling};
 use super::watch::Watch;
 use super::{Job, WorkerCommand};
 use crate::event::{Event, Stamped};
+use crate::failpoint::pass;
 use crate::lease::Lease;
 use crate::memory::oom_kills;
 use crate::stop::Stop;
@@ -98,7 +99,11 @@ pub(crate) fn supervise(
     mut emit: impl FnMut(Stamped),
 ) -> Result<Arc<Record>, Lost> {
     let kills = oom_kills();
-    let mut child = spawn(job, leases, setting).map_err(Lost::of)?;
+    let mut child = spawn(job, leases, setting).map_err(|failure| {
+        super::clear(&job.folder);
+        Lost::of(failure)
+    })?;
+    let _ = pass("worker-started");
     let pid = child.id();
     live.set(i32::try_from(pid).ok().and_then(Pid::from_raw));
     started(pid);
@@ -116,10 +121,12 @@ pub(crate) fn supervise(
             }
         }
     }
+    let _ = pass("worker-ended");
     let status = reap(&mut child, live);
+    let _ = pass("worker-reaped");
     let (timed_out, peak_mib) = watch.finish();
     // Killed, it could not clean up; no other process knows this folder's name.
-    let _ = std::fs::remove_dir_all(&job.folder);
+    super::clear(&job.folder);
     let lost = |failure, log| Lost { failure, log: telling(log), peak_mib };
     // Asked to stop, a stage may say that it was interrupted: here it is known by whom.
     let because_of_time = |failure: &Failure| timed_out && failure.class != FailureClass::Bug;
@@ -151,10 +158,14 @@ fn out_of_time(job: &Job, setting: &Setting<'_>) -> Failure {
 fn spawn(job: &Job, leases: Vec<Lease>, setting: &Setting<'_>) -> Result<Child, Failure> {
     let path = job.folder.join("job.json");
     let text = serde_json::to_vec_pretty(job).map_err(|e| Failure::bug(format!("cannot write a job: {e}")))?;
-    std::fs::write(&path, text).map_err(|e| Failure::io("write", &path, &e))?;
+    pass("job-write")
+        .and_then(|()| std::fs::write(&path, text))
+        .and_then(|()| pass("job-written"))
+        .map_err(|e| Failure::io("write", &path, &e))?;
     // Without a log the work can still be done.
     // Appended to by several: the worker, this process, and the programs that the worker starts.
-    let log = std::fs::File::create(setting.log)
+    let log = pass("worker-log")
+        .and_then(|()| std::fs::File::create(setting.log))
         .and_then(|_| std::fs::OpenOptions::new().append(true).open(setting.log))
         .map_or_else(|_| Stdio::null(), Stdio::from);
     let WorkerCommand { program, args } = setting.command;
@@ -171,9 +182,8 @@ fn spawn(job: &Job, leases: Vec<Lease>, setting: &Setting<'_>) -> Result<Child, 
         .stderr(log)
         // Ctrl+C reaches the driver only, which then asks its workers.
         .process_group(0)
-        .env("RAYON_NUM_THREADS", setting.threads.to_string())
-        .spawn()
-        .map_err(|e| Failure::io("start", program, &e))
+        .env("RAYON_NUM_THREADS", setting.threads.to_string());
+    pass("worker-start").and_then(|()| command.spawn()).map_err(|e| Failure::io("start", program, &e))
 }
 
 /// Waits for the end, and makes sure that nobody signals the number once it is free.

@@ -5,6 +5,7 @@
 //! from the step's number.
 use crate::tensor_file::{self, FloatType, OutTensor, TensorFile};
 use anneal_engine::Failure;
+use anneal_engine::failpoint::pass;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -63,31 +64,37 @@ pub fn write(dir: &Path, snapshot: &Snapshot) -> Result<(), Failure> {
         move |e: std::io::Error| Failure::io(action, &path, &e)
     };
     if unfinished.exists() {
-        fs::remove_dir_all(&unfinished).map_err(io("remove", &unfinished))?;
+        pass("checkpoint-clear").and_then(|()| fs::remove_dir_all(&unfinished)).map_err(io("remove", &unfinished))?;
     }
-    fs::create_dir_all(&unfinished).map_err(io("create", &unfinished))?;
+    pass("checkpoint-folder").and_then(|()| fs::create_dir_all(&unfinished)).map_err(io("create", &unfinished))?;
     let tensors: Vec<_> = snapshot
         .tensors
         .iter()
         .map(|(name, values)| (name.clone(), OutTensor::floats(values, &[values.len()], FloatType::F32)))
         .collect();
+    pass("checkpoint-tensors").map_err(io("write", &unfinished))?;
     tensor_file::write(&unfinished.join("state.safetensors"), &tensors)?;
     let state = State { step: snapshot.step, seconds: snapshot.seconds, log: snapshot.log.clone() };
     let text = serde_json::to_vec(&state).map_err(|e| Failure::bug(format!("training state: {e}")))?;
-    fs::write(unfinished.join("state.json"), text).map_err(io("write", &unfinished))?;
+    pass("checkpoint-state")
+        .and_then(|()| fs::write(unfinished.join("state.json"), text))
+        .map_err(io("write", &unfinished))?;
     for file in ["state.safetensors", "state.json"] {
         let path = unfinished.join(file);
-        File::open(&path).and_then(|f| f.sync_all()).map_err(io("sync", &path))?;
+        pass("checkpoint-sync")
+            .and_then(|()| File::open(&path))
+            .and_then(|f| f.sync_all())
+            .map_err(io("sync", &path))?;
     }
     if target.exists() {
         // The same step was written before: its bytes are the same, so either may stay.
         return fs::remove_dir_all(&unfinished).map_err(io("remove", &unfinished));
     }
-    fs::rename(&unfinished, &target).map_err(io("rename", &unfinished))?;
-    File::open(dir).and_then(|f| f.sync_all()).map_err(io("sync", dir))?;
+    pass("checkpoint-rename").and_then(|()| fs::rename(&unfinished, &target)).map_err(io("rename", &unfinished))?;
+    pass("checkpoint-renamed").and_then(|()| File::open(dir)).and_then(|f| f.sync_all()).map_err(io("sync", dir))?;
     for (step, path) in list(dir)? {
         if step != snapshot.step {
-            fs::remove_dir_all(&path).map_err(io("remove", &path))?;
+            pass("checkpoint-remove").and_then(|()| fs::remove_dir_all(&path)).map_err(io("remove", &path))?;
         }
     }
     Ok(())
@@ -115,6 +122,7 @@ fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Failure> {
 /// # Errors
 /// The folder cannot be listed.
 pub fn latest(dir: &Path) -> Result<(Option<Snapshot>, Vec<Failure>), Failure> {
+    pass("checkpoint-list").map_err(|e| Failure::io("read", dir, &e))?;
     let mut unreadable = Vec::new();
     for (_, path) in list(dir)? {
         match read(&path) {
@@ -127,7 +135,7 @@ pub fn latest(dir: &Path) -> Result<(Option<Snapshot>, Vec<Failure>), Failure> {
 
 fn read(path: &Path) -> Result<Snapshot, Failure> {
     let state = path.join("state.json");
-    let text = fs::read(&state).map_err(|e| Failure::io("read", &state, &e))?;
+    let text = pass("checkpoint-read").and_then(|()| fs::read(&state)).map_err(|e| Failure::io("read", &state, &e))?;
     let State { step, seconds, log } = serde_json::from_slice(&text)
         .map_err(|e| Failure::user(format!("{}:{}: damaged checkpoint: {e}", state.display(), e.line())))?;
     let file = TensorFile::open(&path.join("state.safetensors"))?;

@@ -79,7 +79,7 @@ fn inputs_may_have_any_name_and_any_type() {
     // The declared one first, the others by name.
     let names: Vec<&str> = node.inputs.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["zero", "b", "raw-x", "\u{e4}"]);
-    assert_eq!(node.sources, [Source { name: "root".to_owned(), path: "/r".into() }]);
+    assert_eq!(*node.sources, [Source { name: "root".to_owned(), path: "/r".into() }]);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn maps_take_any_key_and_check_every_value() {
     // Sorted, whatever the order in the text.
     let written = r#"{"env":{"A":"","LANG":"C","Z":"2","with space":"x"},"limits":{"cpu":3,"gpu":1}}"#;
     assert_eq!(params.to_string(), written);
-    assert_eq!(load("[stages.a]\nkind = \"any\"\n", &[]).unwrap().stages[1].params, json!({"env": {}, "limits": {}}));
+    assert_eq!(*load("[stages.a]\nkind = \"any\"\n", &[]).unwrap().stages[1].params, json!({"env": {}, "limits": {}}));
     let wrong = "[stages.a]\nkind = \"any\"\nenv = { A = 1, B = [] }\nlimits = { cpu = 10, gpu = \"3\" }\n";
     insta::assert_snapshot!(problems(wrong, &[]), @r"
     m.toml:7:13: error: `A` cannot be an integer: expected text (put it in quotes)
