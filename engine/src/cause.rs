@@ -3,8 +3,6 @@
 //!
 //! Runs nothing. Pure on top of `resolve`: the store and the names of the newest results are read, nothing is written.
 //! Unaware of how any of it is shown.
-#[cfg(test)]
-mod tests;
 mod trace;
 mod words;
 

@@ -16,3 +16,4 @@ mod equivalence;
 mod manifests;
 mod pins;
 mod tensor_files;
+mod why;

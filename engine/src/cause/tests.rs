@@ -1,1 +1,0 @@
-//! First causes in stores that were filled by hand.
