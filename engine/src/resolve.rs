@@ -121,8 +121,10 @@ pub fn resolve(pipeline: &Pipeline, store: &Store, host: &Host) -> Vec<Resolved>
 /// Looks up these stages, which are whole: with each all that it needs. The others stay unknown.
 pub fn resolve_these(pipeline: &Pipeline, store: &Store, host: &Host, selected: &BTreeSet<StageId>) -> Vec<Resolved> {
     let mut found: Vec<Resolved> = pipeline.ids().map(|_| Resolved { key: None, status: Status::Unknown }).collect();
+    let failed = store.failed_keys();
     for level in levels(pipeline, selected) {
-        let one = |id: &StageId| (*id, look_up(pipeline, store, host, *id, &found));
+        let row = |key: &Digest| failed.contains(key).then(|| store.failure(key)).flatten();
+        let one = |id: &StageId| (*id, look_up(pipeline, store, host, *id, &found, row));
         let results: Vec<(StageId, Resolved)> =
             if level.len() < 64 { level.iter().map(one).collect() } else { level.par_iter().map(one).collect() };
         for (id, result) in results {
@@ -135,8 +137,15 @@ pub fn resolve_these(pipeline: &Pipeline, store: &Store, host: &Host, selected: 
     found
 }
 
-/// Looks up a stage; `found` has what it needs.
-fn look_up(pipeline: &Pipeline, store: &Store, host: &Host, id: StageId, found: &[Resolved]) -> Resolved {
+/// Looks up a stage; `found` has what it needs, `failure` the rows of failures.
+fn look_up(
+    pipeline: &Pipeline,
+    store: &Store,
+    host: &Host,
+    id: StageId,
+    found: &[Resolved],
+    failure: impl Fn(&Digest) -> Option<FailureRow>,
+) -> Resolved {
     let node = pipeline.node(id);
     let mut inputs = BTreeMap::new();
     for (port, from) in &node.inputs {
@@ -153,7 +162,7 @@ fn look_up(pipeline: &Pipeline, store: &Store, host: &Host, id: StageId, found: 
     let status = match store.look_up(&key) {
         Ok(record) => Status::Cached(record),
         Err(Miss::Dropped(record)) if !node.options.keep.is_all() => Status::Dropped(record),
-        Err(miss) => match store.failure(&key) {
+        Err(miss) => match failure(&key) {
             Some(row) => {
                 let stands = row.is_final(&host.limits(pipeline, node));
                 Status::Failed(Box::new(row), stands)

@@ -57,22 +57,42 @@ fn run(dir: &Path, specs: &[Spec<'_>]) {
 fn a_change_is_told_of_all_that_comes_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    insta::assert_snapshot!(plan(dir, &CHAIN), @"");
+    insta::assert_snapshot!(plan(dir, &CHAIN), @r"
+    a  run: never ran here
+    b  after a: never ran here
+    c  after b: never ran here
+    ");
     run(dir, &CHAIN);
-    insta::assert_snapshot!(plan(dir, &CHAIN), @"");
+    insta::assert_snapshot!(plan(dir, &CHAIN), @r"
+    a  cached
+    b  cached
+    c  cached
+    ");
     assert_eq!(walk(&dir.join("outputs")), CHAIN.len(), "a plan leaves a store as it was");
     let mut specs = CHAIN;
     specs[0].2 = "eins";
     specs[2].2 = "drei";
-    insta::assert_snapshot!(plan(dir, &specs), @"");
+    insta::assert_snapshot!(plan(dir, &specs), @r#"
+    a  run: params.text: "one" -> "eins"
+    b  after a: upstream `a`: params.text: "one" -> "eins"
+    c  after b: upstream `a`: params.text: "one" -> "eins"; also params.text: "three" -> "drei"
+    "#);
     // The first of them ran; the others begin at the same leaf.
     let only =
         run_all(&pipeline(dir, &specs), &anneal_engine::run::Options { only: vec!["a".to_owned()], ..options(dir) });
     assert_eq!(only.0.executed, 1);
-    insta::assert_snapshot!(plan(dir, &specs), @"");
+    insta::assert_snapshot!(plan(dir, &specs), @r#"
+    a  cached
+    b  run: upstream `a`: params.text: "one" -> "eins"
+    c  after b: upstream `a`: params.text: "one" -> "eins"; also params.text: "three" -> "drei"
+    "#);
     run(dir, &specs);
     // Back to what the store still has.
-    insta::assert_snapshot!(plan(dir, &CHAIN), @"");
+    insta::assert_snapshot!(plan(dir, &CHAIN), @r"
+    a  cached
+    b  cached
+    c  cached
+    ");
 }
 
 #[test]
@@ -88,21 +108,47 @@ fn an_input_that_comes_from_another_stage_is_told_from_one_that_changed() {
     run(dir, &before);
     let mut specs = before;
     specs[2].4 = &["b"];
-    insta::assert_snapshot!(plan(dir, &specs), @"");
+    insta::assert_snapshot!(plan(dir, &specs), @r"
+    a  cached
+    b  cached
+    c  run: inputs.a: `a` -> `b` (another stage)
+    d  after c: upstream `c`: inputs.a: `a` -> `b` (another stage)
+    ");
     // To one that has no result yet.
     specs[1].2 = "zwei";
-    insta::assert_snapshot!(plan(dir, &specs), @"");
+    insta::assert_snapshot!(plan(dir, &specs), @r#"
+    a  cached
+    b  run: params.text: "two" -> "zwei"
+    c  after b: inputs.a: `a` -> `b` (another stage)
+    d  after c: upstream `c`: inputs.a: `a` -> `b` (another stage)
+    "#);
     // One more input, and one less.
     specs = before;
     specs[2].4 = &["a", "b"];
-    insta::assert_snapshot!(plan(dir, &specs), @"");
+    insta::assert_snapshot!(plan(dir, &specs), @r"
+    a  cached
+    b  cached
+    c  run: inputs.b: (not connected) -> `b`
+    d  after c: upstream `c`: inputs.b: (not connected) -> `b`
+    ");
     specs[2].4 = &[];
-    insta::assert_snapshot!(plan(dir, &specs), @"");
+    insta::assert_snapshot!(plan(dir, &specs), @r"
+    a  cached
+    b  cached
+    c  run: inputs.a: `a` -> (not connected)
+    d  after c: upstream `c`: inputs.a: `a` -> (not connected)
+    ");
     // A new name for a stage runs nothing after it; a new name and a change is told by what it was.
     let renamed: [Spec<'_>; 2] = [("other", "fake", "one", "", &[]), ("c", "fake", "three", "", &["other"])];
-    insta::assert_snapshot!(plan(dir, &renamed), @"");
+    insta::assert_snapshot!(plan(dir, &renamed), @r"
+    other  cached
+    c  cached
+    ");
     let renamed: [Spec<'_>; 2] = [("other", "fake", "eins", "", &[]), ("c", "fake", "three", "", &["other"])];
-    insta::assert_snapshot!(plan(dir, &renamed), @"");
+    insta::assert_snapshot!(plan(dir, &renamed), @r"
+    other  run: never ran here
+    c  after other: inputs.a: `a` -> `other` (another stage)
+    ");
 }
 
 #[test]
@@ -113,16 +159,28 @@ fn what_is_damaged_gone_or_forced_is_told() {
     let pipeline = pipeline(dir, &CHAIN);
     let id = |name| pipeline.find(name).unwrap();
     let wish = Wish { forced: [id("b")].into(), ..Wish::all(&pipeline) };
-    insta::assert_snapshot!(plan_with(dir, &pipeline, &wish), @"");
+    insta::assert_snapshot!(plan_with(dir, &pipeline, &wish), @r"
+    a  cached
+    b  run: asked for with --force
+    c  after b: upstream `b`: asked for with --force
+    ");
     let store = Store::open(&dir.join("outputs")).unwrap();
     let key = Latest::of(&store, "test").key("b").unwrap();
     let record = store.look_up(&key).unwrap();
     let file = store.tree(&record.output).join("result.txt");
     std::fs::remove_file(&file).unwrap();
     let told = plan_with(dir, &pipeline, &Wish::all(&pipeline)).replace(&record.output.to_string(), "[OUTPUT]");
-    insta::assert_snapshot!(told, @"");
+    insta::assert_snapshot!(told, @r"
+    a  cached
+    b  run: its result is damaged: [DIR]/outputs/objects-v1/trees/[OUTPUT]/result.txt is not there any more (No such file or directory (os error 2))
+    c  after b: upstream `b`: its result is damaged: [DIR]/outputs/objects-v1/trees/[OUTPUT]/result.txt is not there any more (No such file or directory (os error 2))
+    ");
     std::fs::remove_file(dir.join(format!("outputs/objects-v1/records/{key}.json"))).unwrap();
-    insta::assert_snapshot!(plan(dir, &CHAIN), @"");
+    insta::assert_snapshot!(plan(dir, &CHAIN), @r"
+    a  cached
+    b  run: its record is gone from the store
+    c  after b: upstream `b`: its record is gone from the store
+    ");
 }
 
 #[test]
@@ -132,15 +190,31 @@ fn failures_are_told_and_what_would_make_them_run_again() {
     let mut specs = CHAIN;
     specs[1].3 = "nan";
     run(dir, &specs);
-    insta::assert_snapshot!(plan(dir, &specs), @"");
+    insta::assert_snapshot!(plan(dir, &specs), @r"
+    a  cached
+    b  failed: loss is NaN at step 3; change a parameter, or try again with --retry nan or --force b
+    c  stuck: b
+    ");
     let pipeline = pipeline(dir, &specs);
     let retry = Wish { retry: vec![FailureClass::Nan], ..Wish::all(&pipeline) };
-    insta::assert_snapshot!(plan_with(dir, &pipeline, &retry), @"");
+    insta::assert_snapshot!(plan_with(dir, &pipeline, &retry), @r"
+    a  cached
+    b  run: its last attempt failed (not a number): loss is NaN at step 3
+    c  after b: never ran here
+    ");
     specs[1].3 = "fail";
     run(dir, &specs);
-    insta::assert_snapshot!(plan(dir, &specs), @"");
+    insta::assert_snapshot!(plan(dir, &specs), @r"
+    a  cached
+    b  run: its last attempt failed (error): asked to fail
+    c  after b: never ran here
+    ");
     specs[0].3 = "file:missing";
-    insta::assert_snapshot!(plan(dir, &specs), @"");
+    insta::assert_snapshot!(plan(dir, &specs), @r"
+    a  blocked: cannot read [DIR]/missing: No such file or directory (os error 2)
+    b  stuck: a
+    c  stuck: a
+    ");
 }
 
 /// The chain with only the records of these stages kept.
@@ -158,17 +232,29 @@ fn files_that_were_removed_are_made_again_for_who_needs_them_and_the_plan_says_s
     let dir = dir.path();
     let before = bare(dir, &CHAIN, &["a", "b"]);
     run_all(&before, &options(dir));
-    insta::assert_snapshot!(plan_with(dir, &before, &Wish::all(&before)), @"");
+    insta::assert_snapshot!(plan_with(dir, &before, &Wish::all(&before)), @r"
+    a  cached
+    b  cached
+    c  cached
+    ");
     let mut specs = CHAIN;
     specs[2].2 = "drei";
     let after = bare(dir, &specs, &["a", "b"]);
-    insta::assert_snapshot!(plan_with(dir, &after, &Wish::all(&after)), @"");
+    insta::assert_snapshot!(plan_with(dir, &after, &Wish::all(&after)), @r#"
+    a  run: its files were removed (keep = "metrics"), and `b` needs them
+    b  run: its files were removed (keep = "metrics"), and `c` needs them
+    c  run: params.text: "three" -> "drei"
+    "#);
     let (summary, _) = run_all(&after, &options(dir));
     assert_eq!(summary.executed, 3, "as the plan said");
     assert_eq!(log(dir).len(), 6);
     // Now all of `b` is to be kept.
     let kept = bare(dir, &specs, &["a"]);
-    insta::assert_snapshot!(plan_with(dir, &kept, &Wish::all(&kept)), @"");
+    insta::assert_snapshot!(plan_with(dir, &kept, &Wish::all(&kept)), @r#"
+    a  run: its files were removed (keep = "metrics"), and `b` needs them
+    b  run: its files were removed, and now `keep` asks for them
+    c  after b: upstream `b`: its files were removed, and now `keep` asks for them
+    "#);
     let (summary, _) = run_all(&kept, &options(dir));
     assert_eq!(summary.executed, 2, "as the plan said");
 }

@@ -78,7 +78,8 @@ impl Reason {
                 let side = |side: &Option<String>| {
                     side.as_ref().map_or_else(|| "(not connected)".to_owned(), |name| format!("`{name}`"))
                 };
-                format!("inputs.{port}: {} -> {} (another stage)", side(before), side(now))
+                let another = if before.is_some() && now.is_some() { " (another stage)" } else { "" };
+                format!("inputs.{port}: {} -> {}{another}", side(before), side(now))
             }
             Self::Content(port) => format!("inputs.{port}: other content, and what it was made of is not known"),
             Self::New => "never ran here".to_owned(),
