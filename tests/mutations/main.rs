@@ -11,7 +11,7 @@ mod world;
 
 use anneal_engine::cause::{Cause, Outlook, Reason};
 use anneal_engine::stage::Stage;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use values::{Leaf, leaves};
@@ -62,6 +62,13 @@ fn mutate(before: &World, kind: &Arc<dyn Stage>, leaf: &Leaf) -> bool {
     if leaf.optional {
         let after = before.with_param(&leaf.path, Value::Null);
         expect(&after, &format!("{name} left out"), &path);
+    }
+    if let (true, Some((_, map))) = (leaf.entry, leaf.path.split_last()) {
+        expect(&before.with_param(map, json!({})), &format!("{name}, its only entry taken away"), &path);
+        let empty = World::with(kind, map, json!({}));
+        empty.publish();
+        let only = leaf.others().swap_remove(0).0;
+        expect(&empty.with_param(map, json!({ "k": only })), &format!("{name}, the first entry"), &path);
     }
     if let Some((one, other)) = leaf.swapped() {
         let one = World::with(kind, &leaf.path, one);

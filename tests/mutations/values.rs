@@ -11,6 +11,8 @@ pub(crate) struct Leaf {
     shape: Shape,
     /// It may be left out, and is no value then.
     pub(crate) optional: bool,
+    /// It is an entry of a map.
+    pub(crate) entry: bool,
 }
 
 /// All parameters down to those without parameters of their own.
@@ -27,11 +29,13 @@ pub(crate) fn leaves(params: &[Param]) -> Vec<Leaf> {
                 path: vec![param.name.to_owned(), "k".to_owned()],
                 shape: Shape::clone(item),
                 optional: false,
+                entry: true,
             }),
             shape => found.push(Leaf {
                 path: vec![param.name.to_owned()],
                 shape: shape.clone(),
                 optional: param.default == Some(Value::Null),
+                entry: false,
             }),
         }
     }

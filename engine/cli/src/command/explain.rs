@@ -53,7 +53,7 @@ pub(super) fn run(args: &Explain, context: &Context) -> Result<Exit, Error> {
         Some(key) => format!("\nkey {key}\n"),
         None => "\nkey not known yet\n".to_owned(),
     };
-    render::document::lines(&told.document, 2, &mut text);
+    render::document::lines(&told.shown, 2, &mut text);
     text += &difference(told.changes.as_deref());
     output::print(&text)?;
     Ok(Exit::Ok)
@@ -77,9 +77,9 @@ fn the_stage(pipeline: &Pipeline, name: &str, cell: Option<&str>) -> Result<Stag
         many => {
             let names: Vec<&str> = many.iter().take(NAMED).map(|id| pipeline.node(*id).name.as_str()).collect();
             let more = many.len().saturating_sub(NAMED);
-            let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let failure = Failure::user(format!("stage `{name}` has {} instances", many.len()));
-            Err(failure.hint(format!("name one, or add `--cell KEY=VALUE`:\n  {}{more}", names.join("\n  "))))
+            Err(failure.hint(format!("name one, or add `--cell KEY=VALUE`: {}{more}", names.join(", "))))
         }
     }
 }
@@ -88,6 +88,8 @@ fn the_stage(pipeline: &Pipeline, name: &str, cell: Option<&str>) -> Result<Stag
 struct Told {
     /// The present one, as far as it is known.
     document: Value,
+    /// The same with words where something is not known.
+    shown: Value,
     /// Key of its last result.
     before: Option<anneal_engine::key::Digest>,
     /// What differs from that result's document; none: there is no such result.
@@ -104,15 +106,12 @@ impl Told {
         let document = document(pipeline, store, id, output);
         let node = pipeline.node(id);
         let before = Latest::of(store, &pipeline.experiment).key(&node.name).and_then(|key| store.record(&key));
-        let changes = before.as_ref().map(|before| {
-            let mut now = document.clone();
-            let unknown: Vec<&str> = node.inputs.iter().map(|(port, _)| port.as_str()).collect();
-            for port in unknown.into_iter().filter(|port| document["inputs"].get(port).is_none()) {
-                now["inputs"][port] = Value::from("not known yet");
-            }
-            changes(&before.document, &now)
-        });
-        Self { document, before: before.map(|record| record.key), changes }
+        let mut shown = document.clone();
+        for (port, _) in node.inputs.iter().filter(|(port, _)| document["inputs"].get(port).is_none()) {
+            shown["inputs"][port] = Value::from("not known yet");
+        }
+        let changes = before.as_ref().map(|before| changes(&before.document, &shown));
+        Self { document, shown, before: before.map(|record| record.key), changes }
     }
 }
 

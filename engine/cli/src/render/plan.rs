@@ -1,8 +1,9 @@
 //! A plan as text: a line or two for every stage, and for a stage with very many instances one summary.
 //!
 //! Unaware of how a plan is made.
-use anneal_engine::cause::Outlook;
+use anneal_engine::cause::{Outlook, Reason};
 use anneal_engine::graph::{Pipeline, StageId};
+use anneal_engine::key::Change;
 use std::collections::BTreeMap;
 
 /// Instances of one stage that are listed one by one.
@@ -57,7 +58,9 @@ fn line(pipeline: &Pipeline, id: StageId, outlook: &Outlook, width: usize) -> St
     let mut details = Vec::new();
     if let Some(cause) = outlook.cause() {
         details.push(cause.text(pipeline));
-        details.extend(cause.also.iter().map(|change| format!("also {change}")));
+        // A seed that changed for all has been told.
+        let told = |change: &&Change| matches!(&cause.reason, Reason::Changed(first) if first == *change);
+        details.extend(cause.also.iter().filter(|change| !told(change)).map(|change| format!("also {change}")));
     }
     let word = match outlook {
         Outlook::Cached => "cached".to_owned(),
