@@ -89,8 +89,8 @@ impl<'a> Tracer<'a> {
                 return Some(cause);
             }
         }
-        let had = old["inputs"].as_object().into_iter().flatten();
-        for (port, was) in had.filter(|(port, _)| node.inputs.iter().all(|(name, _)| name != *port)) {
+        let mut had = old["inputs"].as_object().into_iter().flatten();
+        if let Some((port, was)) = had.find(|(port, _)| node.inputs.iter().all(|(name, _)| name != *port)) {
             let was: Option<Digest> = was.as_str().and_then(|digest| digest.parse().ok());
             let before = was.map(|was| self.owner(was, None).unwrap_or_else(|| was.short()));
             let reason = Reason::Rewired { port: port.clone(), before, now: None };
