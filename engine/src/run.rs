@@ -167,6 +167,8 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
+    // What a killed run left under a lease that was not free yet when this one began.
+    store.sweep();
     let seconds = clock.elapsed().as_secs_f64();
     let interrupted = told > 0;
     let stages = board.results();

@@ -28,6 +28,19 @@ pub(super) struct Written<'a> {
     how: usize,
 }
 
+/// What is swept, as its values are checked.
+struct Swept {
+    name: String,
+    unit: &'static str,
+    shape: Shape,
+}
+
+impl From<Param> for Swept {
+    fn from(Param { name, unit, shape, .. }: Param) -> Self {
+        Self { name: name.to_owned(), unit, shape }
+    }
+}
+
 /// The whole table as it is written.
 #[derive(Debug, Default)]
 pub(super) struct Draught<'a> {
@@ -205,7 +218,7 @@ fn overridden(checker: &mut Checker<'_>, written: &Written<'_>, drafts: &[Draft<
 }
 
 /// The stage, by number, and the parameter that a key names; no stage: the experiment's seed.
-fn target(checker: &mut Checker<'_>, written: &Written<'_>, drafts: &[Draft<'_>]) -> Option<(Option<usize>, Param)> {
+fn target(checker: &mut Checker<'_>, written: &Written<'_>, drafts: &[Draft<'_>]) -> Option<(Option<usize>, Swept)> {
     let mut complain = |message: String, hint: Option<String>| {
         checker.complain(Diagnostic::error(written.place, message).hint(hint));
         None
@@ -217,7 +230,7 @@ fn target(checker: &mut Checker<'_>, written: &Written<'_>, drafts: &[Draft<'_>]
     if stage == "experiment" {
         let seed = super::Experiment::params().into_iter().find(|param| param.name == "seed" && keys == ["seed"]);
         return match seed {
-            Some(seed) => Some((None, seed)),
+            Some(seed) => Some((None, seed.into())),
             None => complain(
                 format!("`{}` cannot be swept", written.key),
                 Some("of the experiment only `experiment.seed` can".to_owned()),
@@ -243,11 +256,15 @@ fn target(checker: &mut Checker<'_>, written: &Written<'_>, drafts: &[Draft<'_>]
         let table = params.iter().find(|param| param.name == key).map(|param| param.shape.clone());
         params = match table {
             Some(Shape::Table(params)) => params,
+            // Of a table with any keys, every key is a parameter; tables below it have no shape of their own.
+            Some(Shape::Map(shape)) if above.last() == Some(key) => {
+                return Some((Some(at), Swept { name: last.clone(), unit: "", shape: *shape }));
+            }
             _ => return complain(format!("stage `{stage}` has no table `{key}`"), None),
         };
     }
     if let Some(param) = params.iter().find(|param| param.name == last) {
-        return Some((Some(at), param.clone()));
+        return Some((Some(at), param.clone().into()));
     }
     let names: Vec<&str> = params.iter().map(|param| param.name).collect();
     complain(
@@ -256,7 +273,7 @@ fn target(checker: &mut Checker<'_>, written: &Written<'_>, drafts: &[Draft<'_>]
     )
 }
 
-fn values(checker: &mut Checker<'_>, written: &Written<'_>, param: &Param) -> Option<Vec<Value>> {
+fn values(checker: &mut Checker<'_>, written: &Written<'_>, param: &Swept) -> Option<Vec<Value>> {
     let mut items = written.items.clone();
     let mut whole = None;
     if let (Shape::List(_), "ablate", Some(first)) = (&param.shape, TABLES[written.how], items.first())
@@ -272,7 +289,7 @@ fn values(checker: &mut Checker<'_>, written: &Written<'_>, param: &Param) -> Op
     let mut values: Vec<Value> = Vec::new();
     let mut sound = true;
     for item in items {
-        match checker.value(param.name, param.unit, &param.shape, item) {
+        match checker.value(&param.name, param.unit, &param.shape, item) {
             Some(value) if values.contains(&value) => {
                 checker.complain(Diagnostic::error(&item.place, "this value is there twice"));
                 sound = false;
