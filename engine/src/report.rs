@@ -94,8 +94,7 @@ impl std::convert::From<&Resolved> for Known {
             Status::Unknown => (StageState::Waiting, None),
             Status::Unreadable(failure) => (StageState::Broken(failure.message.clone()), None),
         };
-        let key = resolved.keyed.as_ref().map(|keyed| keyed.key);
-        Self { state, key, record: resolved.record().cloned(), lost }
+        Self { state, key: resolved.key, record: resolved.record().cloned(), lost }
     }
 }
 

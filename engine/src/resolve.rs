@@ -9,6 +9,7 @@ use crate::key::{Digest, Keyed, action_digest, action_key, changes};
 use crate::store::{FailureRow, Latest, Miss, Record, Store};
 use crate::{Failure, FailureClass, Source};
 use rayon::prelude::*;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -34,8 +35,8 @@ pub enum Status {
 /// A stage with its key, if known.
 #[derive(Debug, Clone)]
 pub struct Resolved {
-    /// The key and its document.
-    pub keyed: Option<Keyed>,
+    /// The key. Its document is made when somebody asks, see [`document`]: of a large sweep hardly anyone does.
+    pub key: Option<Digest>,
     /// What the store knows.
     pub status: Status,
 }
@@ -114,35 +115,81 @@ fn levels(pipeline: &Pipeline, selected: &BTreeSet<StageId>) -> Vec<Vec<StageId>
 
 /// Looks up every stage, in the order of [`Pipeline::stages`].
 pub fn resolve(pipeline: &Pipeline, store: &Store, host: &Host) -> Vec<Resolved> {
-    let mut found: Vec<Resolved> = pipeline.ids().map(|_| Resolved { keyed: None, status: Status::Unknown }).collect();
-    for &id in pipeline.order() {
-        let node = pipeline.node(id);
-        let outputs: Option<Vec<Digest>> =
-            node.inputs.iter().map(|(_, from)| found[from.index()].record().map(|record| record.output)).collect();
-        let Some(outputs) = outputs else { continue };
-        found[id.index()] = match hash_sources(node, store) {
-            Ok(sources) => {
-                let keyed = keyed(pipeline, id, &outputs, &sources);
-                let status = match store.look_up(&keyed.key) {
-                    Ok(record) => Status::Cached(record),
-                    Err(Miss::Dropped(record)) if !node.options.keep.is_all() => Status::Dropped(record),
-                    Err(miss) => match store.failure(&keyed.key) {
-                        Some(row) => {
-                            let stands = row.is_final(&host.limits(pipeline, node));
-                            Status::Failed(Box::new(row), stands)
-                        }
-                        None => Status::Missing(miss),
-                    },
-                };
-                Resolved { keyed: Some(keyed), status }
-            }
-            Err(failure) => Resolved { keyed: None, status: Status::Unreadable(failure) },
-        };
+    resolve_these(pipeline, store, host, &pipeline.ids().collect())
+}
+
+/// Looks up these stages, which are whole: with each all that it needs. The others stay unknown.
+pub fn resolve_these(pipeline: &Pipeline, store: &Store, host: &Host, selected: &BTreeSet<StageId>) -> Vec<Resolved> {
+    let mut found: Vec<Resolved> = pipeline.ids().map(|_| Resolved { key: None, status: Status::Unknown }).collect();
+    let failed = store.failed_keys();
+    for level in levels(pipeline, selected) {
+        let row = |key: &Digest| failed.contains(key).then(|| store.failure(key)).flatten();
+        let one = |id: &StageId| (*id, look_up(pipeline, store, host, *id, &found, row));
+        let results: Vec<(StageId, Resolved)> =
+            if level.len() < 64 { level.iter().map(one).collect() } else { level.par_iter().map(one).collect() };
+        for (id, result) in results {
+            found[id.index()] = result;
+        }
     }
     if let Some(axis) = pipeline.sweep.monotone {
         infer(pipeline, axis, &mut found);
     }
     found
+}
+
+/// Looks up a stage; `found` has what it needs, `failure` the rows of failures.
+fn look_up(
+    pipeline: &Pipeline,
+    store: &Store,
+    host: &Host,
+    id: StageId,
+    found: &[Resolved],
+    failure: impl Fn(&Digest) -> Option<FailureRow>,
+) -> Resolved {
+    let node = pipeline.node(id);
+    let mut inputs = BTreeMap::new();
+    for (port, from) in &node.inputs {
+        let Some(record) = found[from.index()].record() else { return Resolved { key: None, status: Status::Unknown } };
+        inputs.insert(port.as_str(), record.output);
+    }
+    let sources = match hash_sources(node, store) {
+        Ok(sources) => sources,
+        Err(failure) => return Resolved { key: None, status: Status::Unreadable(failure) },
+    };
+    let names: Vec<(&str, Digest)> =
+        sources.iter().map(|(source, _, digest)| (source.name.as_str(), *digest)).collect();
+    let key = action_digest(node, &inputs, &names, &pipeline.numerics);
+    let status = match store.look_up(&key) {
+        Ok(record) => Status::Cached(record),
+        Err(Miss::Dropped(record)) if !node.options.keep.is_all() => Status::Dropped(record),
+        Err(miss) => match failure(&key) {
+            Some(row) => {
+                let stands = row.is_final(&host.limits(pipeline, node));
+                Status::Failed(Box::new(row), stands)
+            }
+            None => Status::Missing(miss),
+        },
+    };
+    Resolved { key: Some(key), status }
+}
+
+/// The key document of a stage as far as it is known: without the inputs that have no result yet, and without `sources`
+/// if one cannot be read.
+pub fn document(pipeline: &Pipeline, store: &Store, id: StageId, output: impl Fn(StageId) -> Option<Digest>) -> Value {
+    let node = pipeline.node(id);
+    let known = |(port, from): &(String, StageId)| output(*from).map(|output| (port.clone(), output));
+    let inputs: Vec<(String, Digest)> = node.inputs.iter().filter_map(known).collect();
+    let inputs = inputs.iter().map(|(port, output)| (port.as_str(), *output)).collect();
+    let sources = hash_sources(node, store);
+    let readable = sources.is_ok();
+    let sources = sources.unwrap_or_default();
+    let names: Vec<(&str, Digest)> =
+        sources.iter().map(|(source, _, digest)| (source.name.as_str(), *digest)).collect();
+    let mut document = action_key(node, &inputs, &names, &pipeline.numerics).document;
+    if let (false, Some(fields)) = (readable, document.as_object_mut()) {
+        fields.remove("sources");
+    }
+    document
 }
 
 /// Marks what a run would not try because something smaller ran out of memory.

@@ -188,6 +188,16 @@ impl Store {
         Record::read(&self.record_path(key)).ok()
     }
 
+    /// As [`Store::record`], but without the document, and from memory if it is there.
+    pub(crate) fn brief(&self, key: &Digest) -> Option<Arc<Record>> {
+        self.entry(key).ok()
+    }
+
+    /// All records that this process knows of, without their documents.
+    pub(crate) fn briefs(&self) -> Vec<Arc<Record>> {
+        self.known().values().map(|(_, record)| Arc::clone(record)).collect()
+    }
+
     fn entry(&self, key: &Digest) -> Result<Arc<Record>, Miss> {
         let path = self.record_path(key);
         // The index may be older than the record, or know of one that was removed: the record's own file decides.

@@ -17,3 +17,4 @@ mod equivalence;
 mod manifests;
 mod pins;
 mod tensor_files;
+mod why;

@@ -55,11 +55,11 @@ pub(crate) enum Command {
     /// Run what changed in a manifest, and report.
     #[command(after_help = after("  anneal run manifests/quickstart.toml\n  anneal run manifests/quickstart.toml --set lora.rank=8 --jobs 2"))]
     Run(Run),
-    /// Show what a run would do, and why, without doing it.
-    #[command(after_help = after("  anneal plan manifests/quickstart.toml\n  anneal plan manifests/quickstart.toml --set lora.rank=8"))]
+    /// Show what a run would do, and the first cause of it, without doing it.
+    #[command(after_help = after("  anneal plan manifests/quickstart.toml\n  anneal plan manifests/quickstart.toml --set lora.rank=8\n  anneal plan manifests/quickstart.toml --only lora --json"))]
     Plan(Plan),
-    /// Show what a stage's key is made of, and what changed since its last result.
-    #[command(after_help = after("  anneal explain manifests/quickstart.toml lora"))]
+    /// Show why a stage would run, up to the first cause, what its key is made of, and all that changed in it.
+    #[command(after_help = after("  anneal explain manifests/quickstart.toml lora\n  anneal explain manifests/sweep.toml 'lora[batch_size=4]'\n  anneal explain manifests/sweep.toml lora --cell batch_size=4"))]
     Explain(Explain),
     /// Draw a manifest's stages and what flows between them.
     #[command(after_help = after("  anneal graph manifests/quickstart.toml\n  anneal graph manifests/quickstart.toml --format dot | dot -Tsvg > graph.svg"))]
@@ -213,7 +213,23 @@ pub(crate) struct Plan {
     pub(crate) source: Source,
     #[command(flatten)]
     pub(crate) outputs: Outputs,
-    /// Write JSON.
+    /// Plan only this stage and what it needs; may be repeated.
+    #[arg(long, value_name = "STAGE", add = ArgValueCompleter::new(stage_names))]
+    pub(crate) only: Vec<String>,
+    /// Plan only this cell of a sweep: its name as `report` tells it, or values such as `lora.batch_size=4,rank=8`; may
+    /// be repeated.
+    #[arg(long = "cell", value_name = "CELL")]
+    pub(crate) cells: Vec<String>,
+    /// As if this failure were tried again although it would only repeat; may be repeated.
+    #[arg(long, value_enum, value_name = "FAILURE", value_delimiter = ',')]
+    pub(crate) retry: Vec<Retry>,
+    /// As if this stage were run even if its result is known; may be repeated.
+    #[arg(long, value_name = "STAGE", add = ArgValueCompleter::new(stage_names))]
+    pub(crate) force: Vec<String>,
+    /// List every instance of a stage, also where a sweep has very many.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Write JSON: every stage with its state, the first cause of it, its key and its output.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -222,9 +238,12 @@ pub(crate) struct Plan {
 pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) source: Source,
-    /// The stage to explain.
+    /// The stage to explain; of a sweep one instance, such as `lora[batch_size=4]`, or a stage with --cell.
     #[arg(add = ArgValueCompleter::new(stage_names))]
     pub(crate) stage: String,
+    /// The cell of the sweep that is meant: its name as `report` tells it, or values such as `lora.batch_size=4,rank=8`.
+    #[arg(long = "cell", value_name = "CELL")]
+    pub(crate) cell: Option<String>,
     #[command(flatten)]
     pub(crate) outputs: Outputs,
     /// Write JSON.

@@ -13,12 +13,24 @@ use std::io::{ErrorKind, IsTerminal, Write};
 pub(crate) fn print(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     let newline: &[u8] = if text.ends_with('\n') { b"" } else { b"\n" };
-    out.write_all(text.as_bytes()).and_then(|()| out.write_all(newline)).and_then(|()| out.flush()).map_err(|error| {
-        match error.kind() {
-            ErrorKind::BrokenPipe => Error::ClosedPipe,
-            _ => Failure::user(format!("cannot write to standard output: {error}")).into(),
-        }
-    })
+    out.write_all(text.as_bytes()).and_then(|()| out.write_all(newline)).and_then(|()| out.flush()).map_err(lost)
+}
+
+/// Writes a result piece by piece, so that a long one need not be there as a whole.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn stream(pieces: impl Iterator<Item = String>) -> Result<(), Error> {
+    let mut out = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+    let written = pieces.into_iter().try_for_each(|piece| out.write_all(piece.as_bytes())).and_then(|()| out.flush());
+    written.map_err(lost)
+}
+
+fn lost(error: std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe => Error::ClosedPipe,
+        _ => Failure::user(format!("cannot write to standard output: {error}")).into(),
+    }
 }
 
 /// Writes JSON, indented.

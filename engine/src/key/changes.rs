@@ -45,10 +45,17 @@ pub(crate) fn leaf_changes(old: &BTreeMap<String, String>, new: &BTreeMap<String
     let mut paths: Vec<&String> = old.keys().chain(new.keys()).collect();
     paths.sort();
     paths.dedup();
-    paths
-        .into_iter()
-        .filter(|path| old.get(*path) != new.get(*path))
-        .map(|path| Change { path: path.clone(), old: old.get(path).cloned(), new: new.get(path).cloned() })
+    let differ: Vec<&String> = paths.into_iter().filter(|path| old.get(*path) != new.get(*path)).collect();
+    // A container that was empty, or is now: what came into it or left it says so.
+    let told_below = |path: &str| {
+        let (field, item) = (format!("{path}."), format!("{path}["));
+        differ.iter().any(|other| other.starts_with(&field) || other.starts_with(&item))
+    };
+    let empty = |side: Option<&String>| side.is_none_or(|text| text == "{}" || text == "[]");
+    differ
+        .iter()
+        .filter(|path| !(empty(old.get(**path)) && empty(new.get(**path)) && told_below(path)))
+        .map(|path| Change { path: (*path).clone(), old: old.get(*path).cloned(), new: new.get(*path).cloned() })
         .collect()
 }
 

@@ -11,6 +11,7 @@ use crate::slots::Gpu;
 use crate::{Failure, FailureClass};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -106,6 +107,12 @@ impl Store {
     pub fn failure(&self, key: &Digest) -> Option<FailureRow> {
         pass("failure-read").ok()?;
         serde_json::from_slice(&std::fs::read(self.failure_path(key)).ok()?).ok()
+    }
+
+    /// The keys that have a row: one look at the folder, where many keys are asked for.
+    pub(crate) fn failed_keys(&self) -> HashSet<Digest> {
+        let entries = std::fs::read_dir(self.base.join("failures")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".json")?.parse().ok()).collect()
     }
 
     /// Writes a row down, durably.

@@ -44,6 +44,18 @@ impl Latest {
         self.keys().get(stage).copied()
     }
 
+    /// Whether the stage of that name in the manifest, or an instance of it, ever had a result.
+    pub fn knows(&self, base: &str) -> bool {
+        let instance = format!("{base}[");
+        let first = self.keys().range(instance.clone()..).next();
+        self.keys().contains_key(base) || first.is_some_and(|(name, _)| name.starts_with(&instance))
+    }
+
+    /// The stages whose last key was one of these.
+    pub fn names<'a>(&'a self, keys: &'a [Digest]) -> impl Iterator<Item = &'a str> {
+        self.keys().iter().filter(|(_, key)| keys.contains(key)).map(|(name, _)| name.as_str())
+    }
+
     /// Remembers a stage's key without a link: its files are not there.
     pub fn note(&mut self, stage: &str, key: Digest) {
         self.news.insert(stage.to_owned(), key);

@@ -1,129 +1,81 @@
-//! `anneal plan`: what a run would do, and why, without doing it.
+//! `anneal plan`: what a run would do, and the first cause of it, without doing it.
 //!
-//! Unaware of how keys are made and of how stages run.
+//! Unaware of how causes are found and of how they are shown.
 use super::Context;
 use crate::args::Plan;
 use crate::exit::{Error, Exit};
 use crate::{output, render};
-use anneal_engine::graph::{Node, Pipeline, StageId};
-use anneal_engine::resolve::{Resolved, Status, reasons, resolve};
-use anneal_engine::store::{Latest, Store};
-use serde_json::{Value, json};
-
-/// What a run would do with a stage.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
-    /// Take its result from the store.
-    Cached,
-    /// Execute it, for these reasons.
-    Run(Vec<String>),
-    /// Look again when these have run.
-    After(Vec<String>),
-    /// Report its known failure, which would only repeat.
-    Failed(String),
-    /// Nothing: one of its files cannot be read.
-    Blocked(String),
-}
+use anneal_engine::cause::{Forecast, Outlook, Wish, forecast};
+use anneal_engine::graph::{Pipeline, StageId};
+use anneal_engine::select::{named, select};
+use serde_json::{Map, Value, json};
 
 pub(super) fn run(args: &Plan, context: &Context) -> Result<Exit, Error> {
     let pipeline = super::pipeline(&args.source, context)?;
+    let wish = Wish {
+        selected: select(&pipeline, &args.only, &args.cells).map_err(Error::Usage)?,
+        forced: named(&pipeline, &args.force).map_err(Error::Usage)?,
+        retry: args.retry.iter().map(|retry| retry.class()).collect(),
+    };
     let store = super::store(&args.outputs, &pipeline)?;
-    let found = resolve(&pipeline, &store, &super::host(&pipeline));
-    let latest = Latest::of(&store, &pipeline.experiment);
-    let states: Vec<State> = pipeline.ids().map(|id| state(&pipeline, id, &found, &latest, &store)).collect();
+    let forecast = forecast(&pipeline, &store, &super::host(&pipeline), &wish);
+    let told = || pipeline.order().iter().filter_map(|id| Some((*id, forecast.outlooks[id.index()].as_ref()?)));
     if args.json {
-        output::print_json(&as_json(&pipeline, &found, &states))?;
-        return Ok(Exit::Ok);
+        return write_json(&pipeline, &forecast, told()).map(|()| Exit::Ok);
     }
     let color = output::colored(context.color, &std::io::stderr());
-    for missing in pipeline.stages.iter().flat_map(|node| node.missing.iter()) {
+    let mut missing: Vec<_> = told().flat_map(|(id, _)| pipeline.node(id).missing.iter()).collect();
+    // Instances of one stage miss the same file.
+    missing.dedup();
+    for missing in missing {
         output::say(&render::problem::diagnostic(&missing.clone().warning(), color));
     }
-    output::print(&text(&pipeline, &states))?;
+    output::stream(render::plan::text(&pipeline, &told().collect::<Vec<_>>(), args.all))?;
     Ok(Exit::Ok)
 }
 
-fn state(pipeline: &Pipeline, id: StageId, found: &[Resolved], latest: &Latest, store: &Store) -> State {
-    let node = pipeline.node(id);
-    let Resolved { keyed, status } = &found[id.index()];
-    match (status, keyed) {
-        (Status::Cached(_) | Status::Dropped(_), _) => State::Cached,
-        (Status::Missing(miss), Some(keyed)) => State::Run(reasons(&node.name, keyed, miss, latest, store)),
-        (Status::Failed(row, true), _) => State::Failed(format!("{}: {}", row.failure.class, row.failure.message)),
-        (Status::Inferred(failure), _) => State::Failed(format!("{}: {}", failure.class, failure.message)),
-        (Status::Failed(row, false), _) => {
-            State::Run(vec![format!("its last attempt failed: {}", row.failure.message)])
-        }
-        (Status::Unreadable(failure), _) => State::Blocked(failure.message.clone()),
-        (Status::Unknown | Status::Missing(_), _) => State::After(waits_for(pipeline, node, found)),
-    }
-}
-
-/// The direct inputs that have no result yet, each once.
-fn waits_for(pipeline: &Pipeline, node: &Node, found: &[Resolved]) -> Vec<String> {
-    let mut names = Vec::new();
-    for (_, from) in &node.inputs {
-        let name = &pipeline.node(*from).name;
-        if found[from.index()].record().is_none() && !names.contains(name) {
-            names.push(name.clone());
-        }
-    }
-    names
-}
-
-fn text(pipeline: &Pipeline, states: &[State]) -> String {
-    let width = pipeline.stages.iter().map(|node| node.name.chars().count()).max().unwrap_or(0);
-    let mut text = String::new();
-    for id in pipeline.order() {
-        let (state, details) = match &states[id.index()] {
-            State::Cached => ("cached".to_owned(), &[][..]),
-            State::Run(reasons) => ("run".to_owned(), reasons.as_slice()),
-            State::After(names) => (format!("after {}", names.join(", ")), &[][..]),
-            State::Failed(why) => {
-                ("failed before and would again; see `run --force`".to_owned(), std::slice::from_ref(why))
-            }
-            State::Blocked(why) => ("blocked".to_owned(), std::slice::from_ref(why)),
-        };
-        text += &format!("{:<width$}  {state}", pipeline.node(*id).name);
-        match details {
-            // A single short reason fits behind the word.
-            [one] if !one.contains('\n') && one.chars().count() <= 80 => text += &format!(": {one}\n"),
-            many => {
-                text.push('\n');
-                many.iter().for_each(|detail| text += &format!("{:width$}    {detail}\n", ""));
-            }
-        }
-    }
-    let count = |of: fn(&State) -> bool| states.iter().filter(|state| of(state)).count();
-    let (cached, run) = (count(|s| *s == State::Cached), count(|s| matches!(s, State::Run(_))));
-    let (after, stuck) =
-        (count(|s| matches!(s, State::After(_))), count(|s| matches!(s, State::Failed(_) | State::Blocked(_))));
-    text += &format!("\n{} stages: {cached} cached, {run} to run, {after} after these", states.len());
-    if stuck > 0 {
-        text += &format!(", {stuck} stuck");
-    }
-    text + "\n"
-}
-
-fn as_json(pipeline: &Pipeline, found: &[Resolved], states: &[State]) -> Value {
-    let stage = |id: &StageId| {
-        let (node, resolved) = (pipeline.node(*id), &found[id.index()]);
-        let (state, details) = match &states[id.index()] {
-            State::Cached => ("cached", json!([])),
-            State::Run(reasons) => ("run", json!(reasons)),
-            State::After(names) => ("after", json!(names)),
-            State::Failed(why) => ("failed", json!([why])),
-            State::Blocked(why) => ("blocked", json!([why])),
-        };
-        json!({
-            "name": node.name,
-            "kind": node.kind.kind(),
-            "state": state,
-            "why": details,
-            "key": resolved.keyed.as_ref().map(|keyed| keyed.key),
-            "output": resolved.record().map(|record| record.output),
-            "problems": *node.missing,
-        })
+/// One object, a stage a line, written as it is made: of a large sweep the whole would not fit into memory twice.
+fn write_json<'a>(
+    pipeline: &Pipeline,
+    forecast: &Forecast,
+    stages: impl Iterator<Item = (StageId, &'a Outlook)>,
+) -> Result<(), Error> {
+    let head = format!("{{\"experiment\": {}, \"stages\": [", json!(pipeline.experiment));
+    let line = |(at, (id, outlook))| {
+        format!("{}\n  {}", if at == 0 { "" } else { "," }, as_json(pipeline, forecast, id, outlook))
     };
-    json!({ "experiment": pipeline.experiment, "stages": pipeline.order().iter().map(stage).collect::<Vec<_>>() })
+    let all = std::iter::once(head).chain(stages.enumerate().map(line));
+    output::stream(all.chain(std::iter::once("\n]}\n".to_owned())))
+}
+
+/// A stage for programs.
+pub(super) fn as_json(pipeline: &Pipeline, forecast: &Forecast, id: StageId, outlook: &Outlook) -> Value {
+    let (node, resolved) = (pipeline.node(id), &forecast.found[id.index()]);
+    let names = |ids: &[StageId]| ids.iter().map(|id| pipeline.node(*id).name.clone()).collect::<Vec<_>>();
+    let (after, failure, again) = match outlook {
+        Outlook::After(waits, _) => (names(waits), None, None),
+        Outlook::Stuck(from) => (names(&[*from]), None, None),
+        Outlook::Failed(failure, again) => (Vec::new(), Some(failure), again.as_ref()),
+        Outlook::Blocked(failure) => (Vec::new(), Some(failure), failure.hint.as_ref()),
+        Outlook::Cached | Outlook::Run(_) => (Vec::new(), None, None),
+    };
+    let set = |(axis, value): &(u32, u32)| {
+        let axis = &pipeline.sweep.axes[*axis as usize];
+        (axis.key.clone(), axis.values[*value as usize].clone())
+    };
+    json!({
+        "name": node.name,
+        "base": pipeline.base(id),
+        "kind": node.kind.kind(),
+        "cell": pipeline.cell(id),
+        "setting": node.setting.iter().map(set).collect::<Map<_, _>>(),
+        "state": render::plan::state(outlook),
+        "after": after,
+        "cause": outlook.cause().map(|cause| cause.json(pipeline)),
+        "failure": failure,
+        "again": again,
+        "key": resolved.key,
+        "output": resolved.record().map(|record| record.output),
+        "problems": *node.missing,
+    })
 }

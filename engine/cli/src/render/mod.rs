@@ -2,6 +2,8 @@
 //!
 //! Unaware of where the text goes.
 pub(crate) mod diff;
+pub(crate) mod document;
+pub(crate) mod plan;
 pub(crate) mod problem;
 pub(crate) mod progress;
 pub(crate) mod table;
