@@ -332,15 +332,14 @@ fn three_hundred_stages_run_and_leave_no_empty_logs() {
 fn begun(project: &Project) -> (Child, Pid) {
     let mut command = project.command(&["run", "c.toml"]);
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    loop {
+    let begun = || {
         let text = std::fs::read_to_string(project.path("pid")).unwrap_or_default();
-        if let Ok(number) = text.trim().parse()
-            && text.ends_with('\n')
-        {
-            return (child, Pid::from_raw(number).unwrap());
-        }
+        text.ends_with('\n').then(|| text.trim().parse().ok().and_then(Pid::from_raw)).flatten()
+    };
+    while begun().is_none() {
         std::thread::sleep(Duration::from_millis(5));
     }
+    (child, begun().unwrap())
 }
 
 fn send(child: &Child, signal: Signal) {

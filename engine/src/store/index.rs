@@ -102,7 +102,7 @@ fn parse(bytes: &[u8]) -> Loaded {
     loaded.records.reserve(frames.len());
     for frame in frames {
         match frame {
-            Frame::Record(stamp, record) => drop(loaded.records.insert(record.key, (stamp, Arc::new(record)))),
+            Frame::Record(stamp, record) => drop(loaded.records.insert(record.key, (stamp, Arc::from(record)))),
             Frame::Seen(file) => drop(seen.insert(file.path.clone(), file)),
         }
     }

@@ -18,7 +18,7 @@ const MANY: usize = 2000;
 #[derive(Debug)]
 pub(super) enum Frame {
     /// A record, without its key document and hardware, and the stamp of its file.
-    Record(Stamp, Record),
+    Record(Stamp, Box<Record>),
     /// A file outside the store.
     Seen(Seen),
 }
@@ -153,7 +153,7 @@ fn decode(piece: &[u8]) -> Option<Frame> {
         return None;
     }
     Some(match postcard::from_bytes(payload).ok()? {
-        Packed::Record(packed) => Frame::Record(packed.stamp, unpack(*packed)),
+        Packed::Record(packed) => Frame::Record(packed.stamp, Box::new(unpack(*packed))),
         Packed::Seen { path, stamp, digest } => {
             Frame::Seen(Seen { path: path.into(), stamp, digest: Digest::new(digest) })
         }
