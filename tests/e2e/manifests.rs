@@ -25,7 +25,7 @@ fn every_manifest_parses_and_plans() {
     assert!(!found.is_empty(), "there are manifests");
     let project = Project::new();
     for path in found {
-        let options = LoadOptions { sets: Vec::new(), cwd: root.to_owned(), root: None };
+        let options = LoadOptions { sets: Vec::new(), cwd: root.to_owned(), root: None, any_size: false };
         let pipeline = load(&anneal_stages::registry(), &path, &options)
             .unwrap_or_else(|problems| panic!("{}: {problems:?}", path.display()));
         assert!(!pipeline.stages.is_empty(), "{}", path.display());

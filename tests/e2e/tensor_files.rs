@@ -109,7 +109,7 @@ proptest! {
     ) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny");
         let set = format!("{stage}.{key}{equals}{value}");
-        let options = LoadOptions { sets: vec![set], cwd: root.clone(), root: Some(root.clone()) };
+        let options = LoadOptions { sets: vec![set], cwd: root.clone(), root: Some(root.clone()), any_size: false };
         if let Err(problems) = load(&anneal_stages::registry(), &root.join("tiny.toml"), &options) {
             prop_assert!(!problems.0.is_empty());
         }

@@ -9,10 +9,15 @@ use crate::failpoint::pass;
 use crate::key::Digest;
 use crate::resolve::Found;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// Holds the digest of the names and keys for which everything here is up to date.
 const STATE: &str = ".state";
+
+/// Holds the manifest, relative to the project's root, whose results these are.
+const MANIFEST: &str = ".manifest";
 
 /// The newest results of one experiment.
 #[derive(Debug)]
@@ -37,6 +42,21 @@ impl Latest {
             let text = std::fs::read(self.folder.join("keys.json")).unwrap_or_default();
             serde_json::from_slice(&text).unwrap_or_default()
         })
+    }
+
+    /// Remembers whose results these are. Returns the manifest that they were of so far, if that is another one which is
+    /// still there.
+    pub fn claim(&self, manifest: &Path, root: &Path) -> Option<PathBuf> {
+        let manifest = manifest.canonicalize().ok()?;
+        let ours = manifest.strip_prefix(root.canonicalize().ok()?).unwrap_or(&manifest);
+        let path = self.folder.join(MANIFEST);
+        let before = std::fs::read(&path).map(|bytes| PathBuf::from(OsString::from_vec(bytes))).ok();
+        if before.as_deref() == Some(ours) {
+            return None;
+        }
+        // Torn or not there, it costs a remark.
+        let _ = std::fs::create_dir_all(&self.folder).and_then(|()| std::fs::write(&path, ours.as_os_str().as_bytes()));
+        before.filter(|before| root.join(before).is_file())
     }
 
     /// The key that a stage had the last time it was run or found.
