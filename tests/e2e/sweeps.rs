@@ -116,10 +116,10 @@ fn every_stage_runs_once_for_all_cells_that_share_it() {
 #[test]
 fn parts_of_a_sweep_are_chosen_by_cell_and_by_stage() {
     let project = project(&combined());
-    project.run(&["s.toml", "--cell", "G=1,Y=b,W=w"]);
+    project.run(&["s.toml", "--cell", "env.G=1,env.Y=b,env.W=w"]);
     assert_eq!(counted(&project), counts(&[("up", 1), ("prep", 1), ("work", 1), ("side", 1)]));
     // Of an ablation that is not named, all of it; and two cells.
-    project.run(&["s.toml", "--cell", "G=1,Y=b", "--cell", "prep.env.G=2,Z=C,X=4", "--only", "work"]);
+    project.run(&["s.toml", "--cell", "env.G=1,env.Y=b", "--cell", "prep.env.G=2,env.Z=C,env.X=4", "--only", "work"]);
     assert_eq!(counted(&project), counts(&[("prep", 1), ("work", 4)]));
     let row = rows(&project, &["--filter", "state=not run"])[0].clone();
     let (cell, stage) = (row["cell"].as_str().unwrap(), row["stage"].as_str().unwrap());
@@ -136,13 +136,38 @@ fn parts_of_a_sweep_are_chosen_by_cell_and_by_stage() {
     assert_eq!(counted(&other), counts(&[("work", 1)]));
 
     let mut cases = Cases::default();
-    for cell in ["G=7", "Q=1", "G", "ffff", "G=1,Y"] {
+    for cell in ["env.G=7", "Q=1", "G", "ffff", "env.G=1,Y"] {
         let outcome = project.anneal(&["run", "s.toml", "--cell", cell]);
         assert_eq!(outcome.code, Some(2), "{outcome:?}");
         cases.add(cell, outcome.told());
     }
     assert_eq!(ran(&project), [""; 0]);
-    insta::assert_snapshot!(cases, @"");
+    insta::assert_snapshot!(cases, @r"
+    ## env.G=7
+    exit code 2
+    error: --cell env.G=7: `env.G` takes 1, 2
+    help: swept are prep.env.G, work.env.Y, work.env.Z, work.env.W, work.env.X; `anneal report` lists the cells
+
+    ## Q=1
+    exit code 2
+    error: --cell Q=1: `Q` is not swept
+    help: swept are prep.env.G, work.env.Y, work.env.Z, work.env.W, work.env.X; `anneal report` lists the cells
+
+    ## G
+    exit code 2
+    error: --cell G: there is no such cell
+    help: swept are prep.env.G, work.env.Y, work.env.Z, work.env.W, work.env.X; `anneal report` lists the cells
+
+    ## ffff
+    exit code 2
+    error: --cell ffff: there is no such cell
+    help: swept are prep.env.G, work.env.Y, work.env.Z, work.env.W, work.env.X; `anneal report` lists the cells
+
+    ## env.G=1,Y
+    exit code 2
+    error: --cell env.G=1,Y: `Y` is no `KEY=VALUE`
+    help: swept are prep.env.G, work.env.Y, work.env.Z, work.env.W, work.env.X; `anneal report` lists the cells
+    ");
 }
 
 #[test]
@@ -182,7 +207,29 @@ fn rows_are_sorted_filtered_and_the_best_is_named() {
         assert_eq!(outcome.code, Some(2), "{outcome:?}");
         cases.add(&args.join(" "), outcome.told());
     }
-    insta::assert_snapshot!(cases, @"");
+    insta::assert_snapshot!(cases, @r"
+    ## text
+    best em: work [4e5cc437] env.X=20 (EM 20.00)
+    ## --sort speed
+    exit code 2
+    error: a row of this report has no `speed`
+    help: it has answers, cell, em, env.X, eval_loss, f1, gpu_peak_mib, infer_seconds, label, last_step, peak_mib, scale, stage, state, tokens_per_second, train_loss, train_seconds
+
+    ## --best speed
+    exit code 2
+    error: there is no column `speed`
+    help: the columns are train_loss, eval_loss, train_seconds, tokens_per_second, peak_mib, gpu_peak_mib, last_step, em, f1, scale, answers, infer_seconds
+
+    ## --filter em
+    exit code 2
+    error: `em` is no condition
+    help: write KEY and a value with one of = != < <= > >= between, such as `peak_mib<=40 GiB`
+
+    ## --filter speed=1
+    exit code 2
+    error: a row of this report has no `speed`
+    help: it has answers, cell, em, env.X, eval_loss, f1, gpu_peak_mib, infer_seconds, label, last_step, peak_mib, scale, stage, state, tokens_per_second, train_loss, train_seconds
+    ");
 }
 
 #[test]
@@ -216,5 +263,75 @@ fn wrong_sweeps_are_told_before_anything_runs() {
             told.lines().filter(|line| line.len() < 200).fold(String::new(), |text, line| text + line + "\n"),
         );
     }
-    insta::assert_snapshot!(cases, @"");
+    insta::assert_snapshot!(cases, @r#"
+    ## a million cells
+    exit code 3
+    error: this sweep has 1000000 cells
+      --> s.toml:10:2
+       |
+    10 | [sweep.grid]
+       |  ^^^^^ combines `work.env.X`, `work.env.Y`
+       |
+       = help: take values away, or add `--yes` if you mean it
+
+    1 problem in s.toml
+
+    ## an unknown parameter
+    exit code 3
+    error: stage kind `command` has no parameter `comand`
+      --> s.toml:11:1
+       |
+    11 | "work.comand" = [["a"], ["b"]]
+       | ^^^^^^^^^^^^^
+       |
+       = help: did you mean `command`?
+
+    1 problem in s.toml
+
+    ## an unknown stage
+    exit code 3
+    error: there is no stage `wrok` to sweep over
+      --> s.toml:11:1
+       |
+    11 | "wrok.env.X" = ["1"]
+       | ^^^^^^^^^^^^
+       |
+       = help: did you mean `work`?
+
+    1 problem in s.toml
+
+    ## lists of two lengths
+    exit code 3
+    error: `work.env.Y` has 2 values and `work.env.X` has 1
+      --> s.toml:12:1
+       |
+    12 | "work.env.Y" = ["1", "2"]
+       | ^^^^^^^^^^^^
+       |
+       = help: lists in `sweep.zip` go together, so they have one length
+
+    1 problem in s.toml
+
+    ## a value of a wrong type
+    exit code 3
+    error: `X` cannot be an integer
+      --> s.toml:11:22
+       |
+    11 | "work.env.X" = ["1", 2]
+       |                      ^ expected text
+       |
+       = help: put it in quotes
+
+    1 problem in s.toml
+
+    ## no number to grow
+    exit code 3
+    error: `X` is no number, so it has no larger values
+      --> s.toml:11:19
+       |
+    11 | assume_monotone = "X"
+       |                   ^^^
+
+    1 problem in s.toml
+    "#);
 }

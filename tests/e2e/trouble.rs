@@ -83,7 +83,11 @@ fn a_folder_of_a_newer_anneal_is_left_alone() {
         for command in ["run", "plan", "report"] {
             let outcome = project.anneal(&[command, "s.toml"]);
             assert_eq!(outcome.code, Some(3), "{outcome:?}");
-            insta::allow_duplicates! { insta::assert_snapshot!(outcome.told(), @""); }
+            insta::allow_duplicates! { insta::assert_snapshot!(outcome.told(), @r"
+            exit code 3
+            error: [DIR]/outputs/objects-v2 was made by a newer anneal; this one uses objects-v1
+            help: use the newer anneal, or another folder: --outputs DIR
+            "); }
         }
         assert_eq!(ran(&project), [""; 0]);
         assert_eq!(below(&project.path("outputs")), before);
@@ -98,7 +102,7 @@ fn two_manifests_of_one_name_are_told_of_each_other() {
     project.write("manifests/other.toml", text.replace("X = \"0\"", "X = \"1\""));
     let run = |manifest: &str| project.anneal(&["run", "--json", "--root", ".", manifest]);
     assert_eq!(warnings(&run("s.toml")), [""; 0]);
-    insta::assert_snapshot!(warnings(&run("manifests/other.toml")).join("\n"), @"");
+    insta::assert_snapshot!(warnings(&run("manifests/other.toml")).join("\n"), @"s.toml is experiment `s` too: no result is lost, but the names in outputs/latest/s now lead to this manifest's; give one of them another name");
     // By whatever path it is named.
     assert_eq!(warnings(&run("./manifests/../manifests/other.toml")), [""; 0]);
     // Nothing is lost: the other's results are there, and its names lead to them again.

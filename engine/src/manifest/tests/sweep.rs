@@ -139,3 +139,21 @@ fn options_of_a_stage_are_no_parameters() {
     ");
     assert_snapshot!(problems(&format!("{SWEPT}rank = 8\nmemory_limit = \"2\"\n"), &[]), @r#"m.toml:22:16: error: `2` is no amount of memory (write a number and a unit, such as `"40 GiB"`)"#);
 }
+
+#[test]
+fn smaller_is_a_cell_that_is_smaller_along_all_that_goes_together() {
+    let text = "[sweep]\nassume_monotone = \"lora.rank\"\n[sweep.zip]\n\"lora.rank\" = [1, 2, 4, 3]\n\"lora.max_steps\" = [1, 2, 4, 5]\n[sweep.grid]\n\"lora.rate\" = [0.1, 0.2]\n";
+    let pipeline = load_text(&format!("{SWEPT}{text}"), &[]).unwrap();
+    let id = |rank: u32, steps: u32, rate: &str| {
+        // The grid is the first group; the axes are named in the order of the manifest.
+        pipeline.find(&format!("lora[rank={rank},max_steps={steps},rate={rate}]")).unwrap()
+    };
+    let axis = pipeline.sweep.monotone.unwrap();
+    let smaller = |a, b| pipeline.is_smaller(a, b, axis);
+    assert!(smaller(id(1, 1, "0.1"), id(2, 2, "0.1")));
+    assert!(smaller(id(2, 2, "0.2"), id(4, 4, "0.2")));
+    assert!(!smaller(id(2, 2, "0.1"), id(1, 1, "0.1")) && !smaller(id(2, 2, "0.1"), id(2, 2, "0.1")));
+    // More steps with a smaller rank say nothing; neither does another point of the grid.
+    assert!(!smaller(id(3, 5, "0.1"), id(4, 4, "0.1")));
+    assert!(!smaller(id(1, 1, "0.1"), id(2, 2, "0.2")));
+}
