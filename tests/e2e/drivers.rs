@@ -43,6 +43,24 @@ fn sixteen_drivers_execute_forty_cells_once() {
 }
 
 #[test]
+fn drivers_that_keep_metrics_alone_take_no_files_from_each_other() {
+    let big = noting("big", "", &[], "head -c 100000 /dev/zero > \"$ANNEAL_OUT/zeros\"; echo 'anneal: metric em 1'");
+    let big = big.trim_end().to_owned() + "\nkeep = \"metrics\"\n\n";
+    let work = noting("work", "big = \"big\"", &["X"], "test $(wc -c < \"$ANNEAL_INPUT_BIG/zeros\") = 100000");
+    let project = project(&sweep(&(big + &work), 8));
+    let drivers: Vec<Child> = (0..6).map(|_| start(&project, &[])).collect();
+    assert_eq!(drivers.into_iter().map(executed).sum::<usize>(), 9);
+    assert_eq!(ran(&project).len(), 9);
+    assert_eq!(std::fs::read_dir(project.path("outputs/objects-v1/trees")).unwrap().count(), 8);
+    // Later ones make the files again, once, however many need them.
+    let drivers: Vec<Child> = (0..6).map(|_| start(&project, &["--set", "work.env.Y=1"])).collect();
+    drivers.into_iter().for_each(|driver| assert!(executed(driver) <= 9));
+    let again = ran(&project);
+    assert_eq!(again.iter().filter(|line| line.starts_with("work")).count(), 8, "{again:?}");
+    assert_eq!(again.len(), 9, "{again:?}");
+}
+
+#[test]
 fn a_driver_that_is_killed_leaves_its_work_to_the_others() {
     // In workers, which outlive their driver.
     let work =

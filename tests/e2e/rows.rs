@@ -110,6 +110,28 @@ fn a_training_that_becomes_nan_is_a_row_with_its_last_step() {
 }
 
 #[test]
+fn a_training_out_of_time_goes_on_when_it_gets_more() {
+    let project = Project::new();
+    project.write("s.toml", project.read("tiny.toml"));
+    // Never done, on any machine.
+    let args = ["--only", "lora", "--set", "lora.timeout=4", "--set", "lora.max_steps=100000000"];
+    let outcome = run(&project, &args);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let lost = |project: &Project| {
+        let stages = report(project, &args[2..])["stages"].as_array().unwrap().clone();
+        let lora = stages.iter().find(|stage| stage["name"] == "lora").unwrap();
+        assert_eq!(lora["status"]["why"]["class"], "timeout", "{lora:#}");
+        lora["last_step"].as_u64().unwrap()
+    };
+    let first = lost(&project);
+    assert!(first > 0);
+    let again = run(&project, &[&args[..], &["--retry", "timeout"]].concat());
+    let resumed = again.events().into_iter().find(|event| event["event"]["resumed"] == true);
+    assert_eq!(resumed.unwrap()["event"]["step"], first, "it was asked to end, so it wrote a checkpoint");
+    assert!(lost(&project) > first);
+}
+
+#[test]
 fn a_cell_that_fails_stops_no_other() {
     let stages = noting("up", "", &[], "")
         + &noting("work", "up = \"up\"", &["X"], "test $X != 2")
