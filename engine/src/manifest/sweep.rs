@@ -280,7 +280,7 @@ fn values(checker: &mut Checker<'_>, written: &Written<'_>, param: &Swept) -> Op
         && !matches!(first.tree, Tree::List(_))
     {
         // `targets = ["q_proj"]` is one value of a parameter that is a list.
-        let tree = Tree::List(items.iter().map(|item| Item::clone(item)).collect());
+        let tree = Tree::List(items.iter().copied().cloned().collect());
         whole = Some(Item { place: first.place.clone(), tree });
     }
     if let Some(whole) = &whole {

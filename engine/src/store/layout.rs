@@ -25,7 +25,6 @@ pub(super) fn check(outputs: &Path) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::store::Store;
 
     #[test]
