@@ -237,6 +237,8 @@ fn of_metrics_alone_the_files_go_and_come_back_when_needed() {
         project.path(&format!("outputs/objects-v1/trees/{}", digests[name])).exists()
     };
     assert!(!tree("big[env.X=1]", &before) && !tree("big[env.X=2]", &before) && tree("first[big.env.X=1]", &before));
+    // No name leads nowhere.
+    assert!(project.path("outputs/latest/s/big[env.X=1]").symlink_metadata().is_err());
     let stages = report(&project, &[])["stages"].as_array().unwrap().clone();
     assert_eq!((&stages[0]["status"]["state"], &stages[0]["metrics"]["em"]), (&json!("done"), &json!(4.0)));
     assert_eq!(project.run(&["s.toml"]), (0, 4));
@@ -255,4 +257,19 @@ fn of_metrics_alone_the_files_go_and_come_back_when_needed() {
     assert_eq!(ran(&project), ["big X=1", "big X=2"]);
     assert!(tree("big[env.X=1]", &project.digests(&["s.toml"])));
     assert_eq!(project.run(&["s.toml"]), (0, 4));
+}
+
+#[test]
+fn equal_files_that_nobody_keeps_are_no_loss() {
+    // Several at once that make the same bytes; each takes them along when it ends.
+    let big = noting("big", "", &["X"], "echo same > \"$ANNEAL_OUT/out\"; echo 'anneal: metric em 1'");
+    let cells: Vec<String> = (0..24).map(|cell| format!("\"{cell}\"")).collect();
+    let sweep = format!("[sweep.grid]\n\"big.env.X\" = [{}]\n", cells.join(", "));
+    for options in ["keep = \"metrics\"\n", "keep = \"metrics\"\nthreads = 1\n"] {
+        let project = project(&(big.trim_end().to_owned() + "\n" + options + &sweep));
+        assert_eq!(project.run(&["s.toml", "--jobs", "8"]), (24, 0));
+        assert_eq!(rows(&project, &["--filter", "state=done"]).len(), 24);
+        assert_eq!(std::fs::read_dir(project.path("outputs/objects-v1/trees")).unwrap().count(), 0);
+        assert_eq!(project.run(&["s.toml"]), (0, 24));
+    }
 }

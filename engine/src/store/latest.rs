@@ -64,8 +64,13 @@ impl Latest {
         self.keys().get(stage).copied()
     }
 
-    /// Remembers a stage's key without a link: its files are not there.
+    /// Remembers a stage's key without a link, because its files are not there, or will not be for long. A link to an
+    /// older result would lead astray.
     pub fn note(&mut self, stage: &str, key: Digest) {
+        let link = self.folder.join(file_name(stage));
+        if link.is_symlink() {
+            let _ = std::fs::remove_file(link);
+        }
         self.news.insert(stage.to_owned(), key);
     }
 
@@ -111,7 +116,7 @@ impl Latest {
             return Ok(());
         }
         for (name, found) in stages {
-            if store.has_files(&found.record) {
+            if found.record.keep.is_all() {
                 self.link(name, found.key, &found.record.output)?;
             } else {
                 self.note(name, found.key);

@@ -157,3 +157,15 @@ fn smaller_is_a_cell_that_is_smaller_along_all_that_goes_together() {
     assert!(!smaller(id(3, 5, "0.1"), id(4, 4, "0.1")));
     assert!(!smaller(id(1, 1, "0.1"), id(2, 2, "0.2")));
 }
+
+#[test]
+fn a_wrong_sweep_or_a_circle_hides_no_other_mistake() {
+    let unlucky = "rank = 13\n";
+    let wrong = problems(&format!("{SWEPT}{unlucky}[sweep.grid]\n\"lora.rnak\" = [1]\n"), &[]);
+    assert!(wrong.contains("rank 13 is unlucky") && wrong.contains("no parameter `rnak`"), "{wrong}");
+    let circle = format!(
+        "{SWEPT}{unlucky}[stages.one]\nkind = \"tokenize\"\ninputs = {{ model = \"two\", dataset = \"data\" }}\n[stages.two]\nkind = \"train-lora\"\nrank = 1\ninputs = {{ model = \"base\", tokens = \"one\" }}\n[sweep.grid]\n\"two.rate\" = [1, 2]\n\"base.model\" = [\"models/base\"]\n"
+    );
+    let told = problems(&circle, &[]);
+    assert!(told.contains("rank 13 is unlucky") && told.contains("one"), "{told}");
+}
