@@ -35,19 +35,24 @@ else
   rm -rf "$outputs/objects-v1" "$outputs/latest" "$outputs/runs" "$outputs/base-run"
 fi
 
-# 2. What changed runs. A manifest that cannot be read begins no run, and then nothing is to be compared or kept.
+# 2. What changed runs. --record: a run that only finds results is compared like any other, by what it found. A manifest
+# that cannot be read begins no run, and then nothing is to be compared or kept.
 names() { ls "$outputs/runs" 2>/dev/null || true; }
 before=$(names)
 code=0
-"$anneal" run "$manifest" --outputs "$outputs" "$@" || code=$?
+"$anneal" run "$manifest" --outputs "$outputs" --record "$@" || code=$?
 run=$(names | grep -vxF -e "$before" | tail -n 1 || true)
-[ -n "$run" ] || exit "$code"
+diff=${DIFF:-diff.md}
+if [ -z "$run" ]; then
+  if [ "$code" = 0 ]; then echo "Nothing changed: every result was in the store." >"$diff"; else rm -f "$diff"; fi
+  exit "$code"
+fi
 
 # 3. What came of it, beside the base's run.
-diff=${DIFF:-diff.md}
 base=$(cat "$outputs/base-run" 2>/dev/null || true)
 if [ -n "$base" ] && [ -d "$outputs/runs/$base" ]; then
-  "$anneal" diff "$base" "$run" --markdown --outputs "$outputs" >"$diff" || say "the runs could not be compared"
+  "$anneal" diff "$base" "$run" --markdown --outputs "$outputs" >"$diff" ||
+    echo "The runs $base and $run could not be compared; the log says why." >"$diff"
 else
   echo "There is no run of the base to compare with yet." >"$diff"
 fi

@@ -18,6 +18,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use changes::{Change, changes};
+pub(crate) use changes::{leaf_changes, leaves};
 
 /// Version of the encoding; part of every key. Raised when the walk or the encoding changes.
 ///
@@ -50,6 +51,26 @@ impl Digest {
         text.truncate(12);
         text
     }
+}
+
+/// A map by digest. A digest is as good as random already, so its first bytes are its hash.
+pub(crate) type DigestMap<V> = std::collections::HashMap<Digest, V, std::hash::BuildHasherDefault<FirstBytes>>;
+
+/// Hashes a digest by taking its first eight bytes.
+#[derive(Debug, Default)]
+pub(crate) struct FirstBytes(u64);
+
+impl std::hash::Hasher for FirstBytes {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 ^= u64::from_le_bytes(*first);
+        }
+    }
+    // The length, which is always the same.
+    fn write_usize(&mut self, _: usize) {}
 }
 
 impl From<blake3::Hash> for Digest {

@@ -5,6 +5,7 @@
 //! everything a person may want to see is an [`Event`] or a returned value.
 #![forbid(unsafe_code)]
 
+pub mod compare;
 pub mod diagnostic;
 pub mod error;
 pub mod event;

@@ -35,9 +35,15 @@ pub fn oom_kills() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
 }
 
-/// Resident memory of another process that is not a mapped file, KiB; `None` once it is gone.
-pub(crate) fn resident_kib(pid: u32) -> Option<u64> {
-    field(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "RssAnon:")
+/// Resident memory of another process and of all that it started that is not a mapped file, KiB; `None` once it is gone.
+pub fn tree_kib(pid: u32) -> Option<u64> {
+    let mut sum = field(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "RssAnon:")?;
+    // Each thread has children of its own. A kernel that does not list them leaves them out.
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        sum += children.split_whitespace().filter_map(|child| tree_kib(child.parse().ok()?)).sum::<u64>();
+    }
+    Some(sum)
 }
 
 fn sample() -> Option<u64> {

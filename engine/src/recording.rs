@@ -1,18 +1,31 @@
-//! The folder of a run: `outputs/runs/<id>/` with the manifest as it was read, what it meant, every event, and the log
-//! of every worker.
+//! The folder of a run: `outputs/runs/<id>/` with the manifest as it was read, what it meant, every event, the log of
+//! every worker, and at its end what came of every stage.
 //!
-//! A record for people and reports; no later run depends on it. Unaware of scheduling.
+//! A record for people, reports and `compare`; no later run depends on it. Unaware of scheduling.
+mod resolved;
+mod summary;
+
+pub use resolved::{Resolved, ResolvedAxis, ResolvedStage};
+pub use summary::{Row, Summary};
+
 use crate::Failure;
 use crate::event::{Event, Stamped, Step};
 use crate::failpoint::pass;
 use crate::graph::Pipeline;
 use crate::key::Digest;
+use crate::run::RunSummary;
 use crate::store::file_name;
-use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+/// What a manifest meant.
+pub(crate) const RESOLVED: &str = "resolved.json";
+/// What came of every stage.
+pub(crate) const SUMMARY: &str = "summary.json";
+/// Everything that happened.
+pub(crate) const EVENTS: &str = "events.jsonl";
 
 /// A run being recorded.
 #[derive(Debug)]
@@ -47,8 +60,13 @@ impl Recording {
         }
         text.push_str(&pipeline.text);
         write("manifest.toml", text.as_bytes())?;
-        write("resolved.json", &serde_json::to_vec_pretty(&resolved(pipeline)).unwrap_or_default())?;
-        let path = folder.join("events.jsonl");
+        let path = folder.join(RESOLVED);
+        let written = pass("run-file").and_then(|()| File::create(&path)).map(BufWriter::new).and_then(|mut out| {
+            resolved::write(pipeline, &mut out)?;
+            out.flush()
+        });
+        written.map_err(|e| Failure::io("write", &path, &e))?;
+        let path = folder.join(EVENTS);
         let events =
             pass("events-create").and_then(|()| File::create(&path)).map_err(|e| Failure::io("create", &path, &e))?;
         Ok(Self { id, folder, events: Some(BufWriter::new(events)) })
@@ -74,12 +92,29 @@ impl Recording {
         self.with(|file| pass("events-flush").and_then(|()| file.flush()))
     }
 
+    /// Writes down what came of every stage, in one step: the file is whole or not there.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn finish(&self, pipeline: &Pipeline, summary: &RunSummary) -> Result<(), Failure> {
+        let (fresh, path) = (self.folder.join(format!(".{SUMMARY}")), self.folder.join(SUMMARY));
+        let written = pass("run-file").and_then(|()| File::create(&fresh)).map(BufWriter::new).and_then(|mut out| {
+            summary::write(pipeline, summary, &mut out)?;
+            out.into_inner()?.sync_all()?;
+            std::fs::rename(&fresh, &path)
+        });
+        written.map_err(|e| {
+            let _ = std::fs::remove_file(&fresh);
+            Failure::io("write", &path, &e)
+        })
+    }
+
     fn with(&mut self, action: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<(), Failure> {
         let Some(file) = &mut self.events else { return Ok(()) };
         action(file).map_err(|e| {
             // Dropping the writer would try the same bytes again; its parts are simply let go.
             drop(self.events.take().map(BufWriter::into_parts));
-            Failure::io("write", &self.folder.join("events.jsonl"), &e)
+            Failure::io("write", &self.folder.join(EVENTS), &e)
         })
     }
 
@@ -89,35 +124,13 @@ impl Recording {
     }
 }
 
-/// What a manifest means, all defaults filled in.
-fn resolved(pipeline: &Pipeline) -> Value {
-    let stages: serde_json::Map<String, Value> = pipeline
-        .stages
-        .iter()
-        .map(|node| {
-            let inputs: serde_json::Map<String, Value> =
-                node.inputs.iter().map(|(port, from)| (port.clone(), json!(pipeline.node(*from).name))).collect();
-            let (kind, version) = (node.kind.kind(), node.kind.version());
-            let stage = json!({
-                "kind": kind, "version": version, "inputs": inputs, "params": *node.params, "sources": *node.sources,
-            });
-            (node.name.clone(), stage)
-        })
-        .collect();
-    let Pipeline { experiment, seed, numerics, manifest, overrides, .. } = pipeline;
-    json!({
-        "experiment": experiment, "seed": seed, "numerics": numerics, "manifest": manifest, "overrides": overrides,
-        "stages": stages,
-    })
-}
-
 /// The training steps of stages, by key, from every recorded run. A stage that was resumed has its steps in several
 /// runs; the latest of a step counts.
 pub fn steps(outputs: &Path, keys: &[Digest]) -> HashMap<Digest, Vec<Step>> {
     let wanted: HashMap<String, Digest> = keys.iter().map(|key| (key.to_string(), *key)).collect();
     let mut found: HashMap<Digest, BTreeMap<u64, Step>> = HashMap::new();
     let entries = std::fs::read_dir(outputs.join("runs")).into_iter().flatten().flatten();
-    let mut runs: Vec<PathBuf> = entries.map(|entry| entry.path().join("events.jsonl")).collect();
+    let mut runs: Vec<PathBuf> = entries.map(|entry| entry.path().join(EVENTS)).collect();
     runs.sort();
     for path in runs {
         let Ok(file) = File::open(path) else { continue };

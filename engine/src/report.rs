@@ -18,7 +18,7 @@ use crate::store::{Miss, Record};
 use crate::sweep::Axis;
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How a stage stands.
@@ -120,7 +120,7 @@ pub struct Report {
     /// What is swept: columns of `results`, as short as they are clear.
     pub axes: Vec<String>,
     /// The columns of `results` that have a value in some row.
-    pub columns: Vec<&'static Column>,
+    pub columns: Vec<Column>,
     /// A row for each result that no other stage takes, and for each that is still to come.
     pub results: Vec<ResultRow>,
     /// A row for each stage, in the order of the manifest.
@@ -143,7 +143,7 @@ pub struct ResultRow {
     /// The stage that trained what is measured here, if any did.
     pub trained_by: Option<String>,
     /// Values by name of column.
-    pub values: BTreeMap<&'static str, f64>,
+    pub values: BTreeMap<String, f64>,
     /// How the stage stands; of one that was not tried, the stage that failed.
     pub status: StageState,
 }
@@ -175,11 +175,20 @@ pub struct StageRow {
 /// Makes the report; `known` is in the order of [`Pipeline::stages`].
 pub fn report(pipeline: &Pipeline, known: &[Known]) -> Report {
     let axes = axes(pipeline);
-    let results: Vec<ResultRow> = pipeline.ids().filter_map(|id| result_row(pipeline, known, &axes, id)).collect();
-    let used = |column: &&'static Column| results.iter().any(|row| row.values.contains_key(column.name));
-    let columns = COLUMNS.iter().filter(used).collect();
+    let mut columns: Vec<Column> = COLUMNS.to_vec();
+    columns.extend(measured_by_commands(pipeline, known).iter().map(|name| Column::of_command(name)));
+    let row = |id| result_row(pipeline, known, &axes, &columns, id);
+    let results: Vec<ResultRow> = pipeline.ids().filter_map(row).collect();
+    columns.retain(|column| results.iter().any(|row| row.values.contains_key(&*column.name)));
     let stages = pipeline.ids().map(|id| stage_row(pipeline, known, id)).collect();
     Report { experiment: pipeline.experiment.clone(), axes, columns, results, stages }
+}
+
+/// Metrics of the user's own programs that have no column yet: whoever measures something wants to see it.
+fn measured_by_commands(pipeline: &Pipeline, known: &[Known]) -> BTreeSet<String> {
+    let commands = pipeline.ids().filter(|id| pipeline.node(*id).kind.open_inputs());
+    let metrics = commands.filter_map(|id| known[id.index()].record.as_ref()).flat_map(|record| record.metrics.keys());
+    metrics.filter(|name| COLUMNS.iter().all(|column| column.name != **name)).cloned().collect()
 }
 
 /// `batch_size`, or `lora.batch_size` where several stages have a swept one.
@@ -192,10 +201,20 @@ fn axes(pipeline: &Pipeline) -> Vec<String> {
     axes.iter().map(name).collect()
 }
 
-fn result_row(pipeline: &Pipeline, known: &[Known], axes: &[String], id: StageId) -> Option<ResultRow> {
+fn result_row(
+    pipeline: &Pipeline,
+    known: &[Known],
+    axes: &[String],
+    columns: &[Column],
+    id: StageId,
+) -> Option<ResultRow> {
     let (node, stands) = (pipeline.node(id), &known[id.index()]);
+    if !pipeline.dependents(id).is_empty() {
+        return None;
+    }
+    // Of a sweep every cell has a row; else a stage that measures nothing is no result.
     let measured = stands.record.as_ref().is_none_or(|record| !record.metrics.is_empty());
-    if !pipeline.dependents(id).is_empty() || !measured {
+    if !measured && pipeline.reach(id).is_empty() {
         return None;
     }
     let line: Vec<StageId> = std::iter::once(id).chain(pipeline.ancestors(id)).collect();
@@ -203,12 +222,14 @@ fn result_row(pipeline: &Pipeline, known: &[Known], axes: &[String], id: StageId
     // The nearest stage that trains, whether or not it is done: a column of training is never filled from further up.
     let trainer = line.iter().find(|id| columns::trains(pipeline.node(**id), record(id)));
     let mut values = BTreeMap::new();
-    for column in COLUMNS {
+    for column in columns {
         let value = match column.from {
             From::Training => trainer.and_then(record).and_then(|record| column.of(record)),
-            From::Nearest => line.iter().filter_map(record).find_map(|record| record.metrics.get(column.name).copied()),
+            From::Nearest => {
+                line.iter().filter_map(record).find_map(|record| record.metrics.get(&*column.name).copied())
+            }
         };
-        value.map(|value| values.insert(column.name, value));
+        value.map(|value| values.insert(column.name.to_string(), value));
     }
     let mut status = stands.state.clone();
     // A failure further up is this row's: it is why there is nothing to see.
@@ -223,7 +244,7 @@ fn result_row(pipeline: &Pipeline, known: &[Known], axes: &[String], id: StageId
                 ("peak_mib", took.peak_mib),
                 ("last_step", took.last_step.map(|step| step as f64)),
             ];
-            values.extend(measured.into_iter().filter_map(|(name, value)| Some((name, value?))));
+            values.extend(measured.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
         }
     }
     let label = node.params.get("label").and_then(|label| label.as_str()).unwrap_or(pipeline.base(id)).to_owned();
@@ -238,10 +259,15 @@ fn result_row(pipeline: &Pipeline, known: &[Known], axes: &[String], id: StageId
 fn stage_row(pipeline: &Pipeline, known: &[Known], id: StageId) -> StageRow {
     let (node, stands) = (pipeline.node(id), &known[id.index()]);
     let (record, lost) = (stands.record.as_ref(), stands.lost);
+    let failed = |id: &StageId| matches!(known[id.index()].state, StageState::Failed(_));
+    let status = match (&stands.state, pipeline.ancestors(id).into_iter().find(failed)) {
+        (StageState::Waiting, Some(at)) => StageState::Skipped(pipeline.node(at).name.clone()),
+        (state, _) => state.clone(),
+    };
     StageRow {
         name: node.name.clone(),
         kind: node.kind.kind(),
-        status: stands.state.clone(),
+        status,
         seconds: record.map(|record| record.seconds).or(lost.map(|took| took.seconds)),
         peak_mib: record.and_then(|record| record.peak_mib).or(lost.and_then(|took| took.peak_mib)),
         last_step: lost.and_then(|took| took.last_step),

@@ -53,6 +53,8 @@ pub struct Options {
     pub slots: PathBuf,
     /// After a failure, go on with what does not depend on it.
     pub keep_going: bool,
+    /// Make a folder of the run even if there is nothing to do.
+    pub record: bool,
     /// How to start workers.
     pub worker: WorkerCommand,
     /// The wish to stop.
@@ -92,11 +94,14 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let selected = select(pipeline, &options.only, &options.cells)?;
     let forced: BTreeSet<StageId> = named(pipeline, &options.force)?;
     let store = Arc::new(Store::open(&options.outputs)?);
+    let complaint = store.complaint().map(|message| stamped(None, Event::Note { warning: true, message }));
     // Two folders to list if nothing was left behind.
     store.sweep();
     if forced.is_empty()
+        && !options.record
         && let Some(found) = found_all(pipeline, &store, &selected)
     {
+        complaint.iter().for_each(sink);
         return Ok(nothing_to_do(pipeline, &store, found, clock, sink));
     }
     let recording = RefCell::new(Recording::start(store.outputs(), pipeline)?);
@@ -113,6 +118,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     emit(&stamped(None, Event::RunStarted { run: id.clone(), experiment, stages: selected.len() }));
     claim(pipeline, &store, &emit);
 
+    complaint.iter().for_each(emit);
     let cores = lease::cores();
     let jobs = options.jobs.unwrap_or(cores).max(1);
     let (send, receive) = channel();
@@ -168,6 +174,8 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
+    // What a killed run left under a lease that was not free yet when this one began.
+    store.sweep();
     let seconds = clock.elapsed().as_secs_f64();
     let interrupted = told > 0;
     let stages = board.results();
@@ -186,7 +194,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let RunSummary { executed, cached, failed, skipped, .. } = summary;
     emit(&stamped(None, Event::RunFinished { executed, cached, failed, skipped, interrupted, seconds }));
     let flushed = recording.borrow_mut().flush();
-    if let Err(failure) = flushed {
+    if let Err(failure) = flushed.and_then(|()| recording.borrow().finish(pipeline, &summary)) {
         sink(&stamped(None, Event::Note { warning: true, message: failure.to_string() }));
     }
     Ok(summary)

@@ -5,7 +5,7 @@ use crate::event::Event;
 use crate::{Failure, Param};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -152,6 +152,9 @@ pub struct StageContext<'a> {
     pub stop: &'a dyn Fn() -> bool,
     /// Most memory that the stage may take on its device, MiB. On the host the system sees to it.
     pub memory_limit_mib: Option<u64>,
+    /// Largest resident memory of programs that the stage started, MiB, if it saw to that: then this is what the record
+    /// tells, and not this process's own.
+    pub programs_mib: Cell<Option<f64>>,
     /// Named results and measurements for the record and the report; never part of the artifact's digest.
     pub metrics: RefCell<BTreeMap<String, f64>>,
     /// Files of the artifact that stay where they are: name in the artifact, path, digest.

@@ -30,10 +30,9 @@ pub use record::{FileEntry, Hardware, Record, Reference};
 use crate::Failure;
 use crate::failpoint::pass;
 use crate::hash::{Stamp, StatCache};
-use crate::key::Digest;
+use crate::key::{Digest, DigestMap};
 use crate::lease::Leases;
-use index::{Index, Line};
-use std::collections::HashMap;
+use index::Index;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -45,9 +44,10 @@ pub const FOLDER: &str = "objects-v1";
 pub struct Store {
     outputs: PathBuf,
     base: PathBuf,
-    records: Mutex<HashMap<Digest, (Stamp, Arc<Record>)>>,
+    records: Mutex<DigestMap<(Stamp, Arc<Record>)>>,
     cache: StatCache,
     index: Index,
+    complaint: Option<String>,
 }
 
 /// Why a key has no result in the store.
@@ -82,12 +82,17 @@ impl Store {
         let (index, loaded) = Index::open(&base);
         let cache = StatCache::default();
         loaded.seen.into_iter().for_each(|seen| cache.insert(seen));
-        Ok(Self { outputs, base, records: Mutex::new(loaded.records), cache, index })
+        Ok(Self { outputs, base, records: Mutex::new(loaded.records), cache, index, complaint: loaded.complaint })
     }
 
     /// The outputs folder, absolute.
     pub fn outputs(&self) -> &Path {
         &self.outputs
+    }
+
+    /// What was wrong with the store when it was opened, and has been mended.
+    pub fn complaint(&self) -> Option<String> {
+        self.complaint.as_ref().map(|what| format!("{what}; it was made anew from the records, and nothing is lost"))
     }
 
     /// Folder of an artifact.
@@ -204,7 +209,8 @@ impl Store {
 
     fn remember(&self, stamp: Stamp, mut record: Record) -> Arc<Record> {
         record.document = serde_json::Value::Null;
-        self.index.append(&Line::Record { stamp, record: Box::new(record.clone()) });
+        record.hardware = None;
+        self.index.append_record(&stamp, &record);
         let record = Arc::new(record);
         self.known().insert(record.key, (stamp, Arc::clone(&record)));
         record
@@ -237,7 +243,7 @@ impl Store {
     pub fn digest(&self, path: &Path) -> Result<(Stamp, Digest), Failure> {
         let (stamp, digest, news) = self.cache.digest(path)?;
         if let Some(seen) = news {
-            self.index.append(&Line::Seen(seen));
+            self.index.append_seen(&seen);
         }
         Ok((stamp, digest))
     }
@@ -301,7 +307,7 @@ impl Store {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Digest, (Stamp, Arc<Record>)>> {
+    fn known(&self) -> MutexGuard<'_, DigestMap<(Stamp, Arc<Record>)>> {
         // A panic elsewhere leaves the map whole: every change to it is one insertion.
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }

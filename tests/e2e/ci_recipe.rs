@@ -15,11 +15,15 @@ fn docs() -> PathBuf {
 /// Runs the script as a fresh runner would: of the last time only the kept folder is there.
 #[track_caller]
 fn rerun(project: &Project, is_base: bool) -> Outcome {
+    rerun_with(project, is_base, Path::new(ANNEAL))
+}
+
+fn rerun_with(project: &Project, is_base: bool, program: &Path) -> Outcome {
     let _ = std::fs::remove_dir_all(project.path("outputs"));
     let mut command = Command::new("sh");
     command.arg(docs().join("ci/rerun.sh")).args(["tiny.toml", "--json"]);
     command.current_dir(project.path("")).stdin(Stdio::null());
-    command.env("ANNEAL", ANNEAL).env("IS_BASE", if is_base { "1" } else { "0" });
+    command.env("ANNEAL", program).env("IS_BASE", if is_base { "1" } else { "0" });
     command.env("GITHUB_STEP_SUMMARY", project.path("summary.md"));
     for name in ["OUTPUTS", "STORE", "DIFF", "STORE_MIB", "ANNEAL_FAILPOINT"] {
         command.env_remove(name);
@@ -36,7 +40,6 @@ fn executed(outcome: &Outcome) -> BTreeSet<String> {
 }
 
 #[test]
-#[ignore = "needs `anneal diff`; take this line away with the merge that brings it"]
 fn only_what_changed_runs_on_a_fresh_machine_and_the_difference_is_told() {
     let project = Project::new();
     assert_eq!(executed(&rerun(&project, true)).len(), STAGES);
@@ -44,6 +47,7 @@ fn only_what_changed_runs_on_a_fresh_machine_and_the_difference_is_told() {
 
     // A pull request that changes nothing.
     assert_eq!(executed(&rerun(&project, false)), BTreeSet::new());
+    assert!(project.read("diff.md").contains("No differences."), "{}", project.read("diff.md"));
 
     // One that changes a parameter: that stage runs, and what takes other bytes than before.
     let before = project.digests(&["tiny.toml"]);
@@ -62,6 +66,26 @@ fn only_what_changed_runs_on_a_fresh_machine_and_the_difference_is_told() {
     // The same commit again: the comparison is still with the base, not with the run before.
     assert_eq!(executed(&rerun(&project, false)), BTreeSet::new());
     assert!(project.read("diff.md").contains("max_steps"), "{}", project.read("diff.md"));
+
+    // And taken back, all of it is there: what is told is of this commit, not of the last one that executed something.
+    project.edit("max_steps = 6", "max_steps = 8");
+    assert_eq!(executed(&rerun(&project, false)), BTreeSet::new());
+    assert!(project.read("diff.md").contains("No differences."), "{}", project.read("diff.md"));
+}
+
+#[test]
+fn a_run_that_leaves_no_folder_changed_nothing() {
+    let project = Project::new();
+    executed(&rerun(&project, true));
+    // A program that records nothing where there is nothing to do.
+    let program = project.path("unrecorded.sh");
+    project.write("unrecorded.sh", format!("#!/bin/sh\n[ \"$1\" = run ] || exec {ANNEAL} \"$@\"\nexit 0\n"));
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let outcome = rerun_with(&project, false, &program);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(project.read("diff.md").starts_with("Nothing changed"), "{}", project.read("diff.md"));
+    // The store of before is still the one that is kept.
+    assert_eq!(executed(&rerun(&project, false)), BTreeSet::new());
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod ci_recipe;
 mod command;
 mod crash;
 mod drivers;
+mod diff;
 mod equivalence;
 mod manifests;
 mod pins;

@@ -2,11 +2,13 @@
 //!
 //! Unaware of what the commands do.
 mod bench;
+mod diff;
 
 pub(crate) use bench::{
     Bench, BenchCheckpointing, BenchGenerate, BenchLoad, BenchMethod, BenchOptions, BenchStates, BenchTokenize,
     BenchTrain,
 };
+pub(crate) use diff::Diff;
 
 use crate::command::completions::{kinds, set_keys, stage_names};
 use anneal_engine::FailureClass;
@@ -65,6 +67,9 @@ pub(crate) enum Command {
     /// Show loss, time, memory and scores of a manifest's stages, side by side.
     #[command(after_help = after("  anneal report manifests/quickstart.toml"))]
     Report(Report),
+    /// Show what differs between two recorded runs: parameters, metrics, states, and why keys changed.
+    #[command(after_help = after("  anneal diff previous latest\n  anneal diff 20261124-091502-118-tatqa-5f3c latest --markdown\n  anneal diff outputs/runs/A ../other/outputs/runs/B --json"))]
+    Diff(Diff),
     /// Score predictions with the official TAT-QA metric.
     #[command(after_help = after("  anneal score --gold data/tatqa/dev.json --predictions predictions.json\n  anneal score --gold dev.json --predictions predictions.json --json"))]
     Score(Score),
@@ -172,6 +177,9 @@ pub(crate) struct Run {
     /// Stop at the first failure, instead of finishing what does not depend on it.
     #[arg(long)]
     pub(crate) fail_fast: bool,
+    /// Record this run even if it has nothing to do, so that `diff` can compare with it.
+    #[arg(long)]
+    pub(crate) record: bool,
     /// Write events to standard output, one JSON object a line.
     #[arg(long)]
     pub(crate) json: bool,

@@ -40,7 +40,8 @@ pub fn changes(old: &Value, new: &Value) -> Vec<Change> {
     found
 }
 
-fn leaf_changes(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<Change> {
+/// What differs between two sets of leaves, sorted by path.
+pub(crate) fn leaf_changes(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<Change> {
     let mut paths: Vec<&String> = old.keys().chain(new.keys()).collect();
     paths.sort();
     paths.dedup();
@@ -51,7 +52,8 @@ fn leaf_changes(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) 
         .collect()
 }
 
-fn leaves(document: &Value) -> BTreeMap<String, String> {
+/// The leaves of a document by path, each as JSON.
+pub(crate) fn leaves(document: &Value) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     collect(document, String::new(), &mut found);
     found

@@ -4,6 +4,7 @@
 use crate::graph::Node;
 use crate::store::Record;
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// How a number is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -13,6 +14,8 @@ pub enum Format {
     Decimals(usize),
     /// Whole, thousands apart.
     Count,
+    /// As many digits as it takes.
+    Shortest,
 }
 
 impl Format {
@@ -21,6 +24,7 @@ impl Format {
         match self {
             Self::Decimals(decimals) => format!("{value:.decimals$}"),
             Self::Count => grouped(value),
+            Self::Shortest => format!("{value}"),
         }
     }
 }
@@ -39,9 +43,9 @@ pub enum From {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Column {
     /// Name of the metric.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Title, with the unit.
-    pub title: &'static str,
+    pub title: Cow<'static, str>,
     /// How a value is written.
     pub format: Format,
     /// Which stage it is about.
@@ -51,13 +55,19 @@ pub struct Column {
 }
 
 const fn column(name: &'static str, title: &'static str, format: Format, from: From) -> Column {
-    Column { name, title, format, from, more_is_better: false }
+    Column { name: Cow::Borrowed(name), title: Cow::Borrowed(title), format, from, more_is_better: false }
 }
 
 impl Column {
     const fn more_is_better(mut self) -> Self {
         self.more_is_better = true;
         self
+    }
+
+    /// Of a metric that a program of the user's measured; what is better of it is unknown.
+    pub(super) fn of_command(name: &str) -> Self {
+        let (name, title) = (Cow::Owned(name.to_owned()), Cow::Owned(name.to_owned()));
+        Self { name, title, format: Format::Shortest, from: From::Nearest, more_is_better: false }
     }
 }
 
@@ -80,7 +90,7 @@ pub const COLUMNS: &[Column] = &[
 impl Column {
     /// Its value in the record of a stage that trained. Time and memory are in every record, measured or not.
     pub(super) fn of(&self, record: &Record) -> Option<f64> {
-        record.metrics.get(self.name).copied().or(match self.name {
+        record.metrics.get(&*self.name).copied().or(match &*self.name {
             "train_seconds" => Some(record.seconds),
             "peak_mib" => record.peak_mib,
             _ => None,

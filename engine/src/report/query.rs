@@ -117,8 +117,8 @@ pub fn sort(report: &mut Report, key: &str) -> Result<(), Failure> {
 /// # Errors
 /// The metric is none of the report's columns.
 pub fn best<'a>(report: &'a Report, metric: &str) -> Result<Option<&'a ResultRow>, Failure> {
-    let Some(column) = COLUMNS.iter().find(|column| column.name == metric) else {
-        let names: Vec<&str> = COLUMNS.iter().map(|column| column.name).collect();
+    let Some(column) = report.columns.iter().find(|column| column.name == metric) else {
+        let names: Vec<&str> = report.columns.iter().map(|column| &*column.name).collect();
         return Err(Failure::user(format!("there is no column `{metric}`"))
             .hint(format!("the columns are {}", names.join(", "))));
     };
@@ -128,7 +128,8 @@ pub fn best<'a>(report: &'a Report, metric: &str) -> Result<Option<&'a ResultRow
 /// The best row that is done, by a column.
 pub fn best_of<'a>(report: &'a Report, column: &Column) -> Option<&'a ResultRow> {
     let rows = report.results.iter().filter(|row| row.status == StageState::Done);
-    let valued = rows.filter_map(|row| Some((row, *row.values.get(column.name)?))).filter(|(_, value)| !value.is_nan());
+    let valued =
+        rows.filter_map(|row| Some((row, *row.values.get(&*column.name)?))).filter(|(_, value)| !value.is_nan());
     // Of equal ones the first.
     let better = |a: f64, b: f64| if column.more_is_better { b > a } else { b < a };
     valued.reduce(|best, next| if better(best.1, next.1) { next } else { best }).map(|(row, _)| row)
@@ -136,12 +137,14 @@ pub fn best_of<'a>(report: &'a Report, column: &Column) -> Option<&'a ResultRow>
 
 fn known(report: &Report, key: &str) -> Result<(), Failure> {
     let own = ["state", "label", "stage", "cell"];
-    let columns = COLUMNS.iter().map(|column| column.name);
+    // A metric that nothing here measured is a question with an empty answer; an unknown word is a mistake.
+    let columns = COLUMNS.iter().chain(&report.columns).map(|column| &*column.name);
     let mut names: Vec<&str> = report.axes.iter().map(String::as_str).chain(columns).chain(own).collect();
     if names.contains(&key) {
         return Ok(());
     }
     names.sort_unstable();
+    names.dedup();
     Err(Failure::user(format!("a row of this report has no `{key}`")).hint(format!("it has {}", names.join(", "))))
 }
 
@@ -175,7 +178,11 @@ mod tests {
             cell: Some(format!("{batch:08x}")),
             setting: [("batch_size".to_owned(), json!(batch))].into(),
             trained_by: None,
-            values: if done { [("train_seconds", seconds), ("peak_mib", mib)].into() } else { [].into() },
+            values: if done {
+                [("train_seconds".to_owned(), seconds), ("peak_mib".to_owned(), mib)].into()
+            } else {
+                [].into()
+            },
             status: if done { StageState::Done } else { StageState::Failed(failure) },
         }
     }
@@ -184,7 +191,7 @@ mod tests {
         Report {
             experiment: "x".to_owned(),
             axes: vec!["batch_size".to_owned()],
-            columns: Vec::new(),
+            columns: COLUMNS.to_vec(),
             results: vec![
                 row(1, 9.0, 1000.0, true),
                 row(2, 5.0, 30_000.0, true),

@@ -85,11 +85,11 @@ fn stands(state: StageState) -> Known {
 }
 
 fn table(report: &Report) -> String {
-    let titles: Vec<&str> = report.columns.iter().map(|column| column.title).collect();
+    let titles: Vec<&str> = report.columns.iter().map(|column| &*column.title).collect();
     let mut lines = vec![titles.join(" | ")];
     for row in &report.results {
         let cell =
-            |column: &&Column| row.values.get(column.name).map_or("-".to_owned(), |value| column.format.text(*value));
+            |column: &Column| row.values.get(&*column.name).map_or("-".to_owned(), |value| column.format.text(*value));
         let cells: Vec<String> = report.columns.iter().map(cell).collect();
         lines.push(format!("{}: {} ({})", row.label, cells.join(" | "), row.status));
     }

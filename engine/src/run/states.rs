@@ -14,6 +14,7 @@ use crate::store::{Latest, Record, Store};
 use crate::worker::{Live, Lost, stamped};
 use crate::{Failure, FailureClass, Source, StageInput};
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -128,7 +129,7 @@ pub(super) struct Board<'a> {
     leaders: HashMap<Digest, StageId>,
     followers: HashMap<StageId, Vec<StageId>>,
     ready: BTreeSet<StageId>,
-    wanted: BTreeSet<StageId>,
+    wanted: BTreeSet<(i64, StageId)>,
     /// Stages with a result whose files were removed.
     bare: BTreeSet<StageId>,
     /// Those of them that run again because somebody needs the files.
@@ -198,19 +199,38 @@ impl<'a> Board<'a> {
         if self.closed { None } else { self.ready.pop_first() }
     }
 
-    /// The stages to execute, in the order of the manifest; along an axis whose larger values need more memory, the
-    /// smaller first.
-    pub(super) fn wanted(&self) -> Vec<StageId> {
-        let mut wanted: Vec<StageId> = self.wanted.iter().copied().collect();
-        if let Some(axis) = self.pipeline.sweep.monotone {
-            let values = &self.pipeline.sweep.axes[axis as usize].values;
-            let value = |id: &StageId| {
-                let set = self.node(*id).setting.iter().find(|(at, _)| *at == axis);
-                set.and_then(|(_, value)| values[*value as usize].as_f64()).unwrap_or(f64::NEG_INFINITY)
-            };
-            wanted.sort_by(|a, b| value(a).total_cmp(&value(b)));
-        }
-        wanted
+    /// How many stages are to be executed.
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted.len()
+    }
+
+    /// The next stage to execute after one, or the first: in the order of the manifest; along an axis whose larger
+    /// values need more memory, the smaller first.
+    pub(super) fn next_wanted(&self, after: Option<StageId>) -> Option<StageId> {
+        let begin = after.map_or(Bound::Unbounded, |id| Bound::Excluded((self.rank(id), id)));
+        self.wanted.range((begin, Bound::Unbounded)).next().map(|(_, id)| *id)
+    }
+
+    /// Orders stages by what they set along the monotone axis.
+    fn rank(&self, id: StageId) -> i64 {
+        let Some(axis) = self.pipeline.sweep.monotone else { return 0 };
+        let set = self.node(id).setting.iter().find(|(at, _)| *at == axis);
+        let value = set.and_then(|(_, value)| self.pipeline.sweep.axes[axis as usize].values[*value as usize].as_f64());
+        // The bits of a float as an integer that has its order, as `f64::total_cmp` does it.
+        let bits = value.unwrap_or(f64::NEG_INFINITY).to_bits() as i64;
+        bits ^ (((bits >> 63) as u64) >> 1) as i64
+    }
+
+    /// It is to be executed.
+    fn want(&mut self, id: StageId) {
+        let rank = self.rank(id);
+        self.wanted.insert((rank, id));
+    }
+
+    /// It is not, or no longer.
+    fn unwant(&mut self, id: StageId) {
+        let rank = self.rank(id);
+        self.wanted.remove(&(rank, id));
     }
 
     /// How many stages execute now.

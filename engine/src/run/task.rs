@@ -68,7 +68,9 @@ impl Tasks<'_> {
         // A slot that was taken for a stage which then could not start serves the next of equal needs.
         let mut spare: Option<(Demand, Taken)> = None;
         let mut full: Vec<Demand> = Vec::new();
-        for id in board.wanted() {
+        let mut at = None;
+        while let Some(id) = board.next_wanted(at) {
+            at = Some(id);
             if board.running() >= self.jobs {
                 break;
             }
@@ -136,7 +138,7 @@ impl Tasks<'_> {
             return Ok(true);
         }
         // Cores are shared by what runs and what is about to.
-        let share = self.cores / (board.running() + board.wanted().len()).clamp(1, self.jobs);
+        let share = self.cores / (board.running() + board.wanted()).clamp(1, self.jobs);
         let threads = self.pipeline.node(id).options.threads.map_or(share, |threads| threads as usize).max(1);
         self.execute(id, pending, Place { leases: held, slot, threads }, board)?;
         Ok(true)

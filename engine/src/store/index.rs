@@ -1,47 +1,40 @@
-//! The index: one append-only file with the stat cache and the records, a checked JSON line each.
+//! The index: one append-only file with the stat cache and the records, a checked binary frame each (`frame`).
 //!
 //! Only an index. Whatever is wrong with it, absent, torn or overwritten with rubbish, costs time and never a result:
-//! sound lines are kept, records are read again from their own files, and a fresh index replaces the old one. Lines
+//! sound frames are kept, records are read again from their own files, and a fresh index replaces the old one. Frames
 //! that another process appends to a file just replaced are lost, which again costs only time.
+mod frame;
+
 use super::Record;
 use crate::failpoint::pass;
 use crate::hash::{Seen, Stamp};
-use crate::key::Digest;
-use serde::{Deserialize, Serialize};
+use crate::key::{Digest, DigestMap};
+use frame::Frame;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const HEADER: &str = "anneal index 1";
-
-/// A line.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Line {
-    /// A record, without its key document, and the stamp of its file.
-    Record {
-        /// Stamp of the record's file.
-        stamp: Stamp,
-        /// The record.
-        record: Box<Record>,
-    },
-    /// A file outside the store.
-    Seen(Seen),
-}
+/// The version in it changes with the frames.
+const HEADER: &[u8] = b"anneal index 2\n";
+/// Headers of earlier versions: theirs are replaced without a word.
+const EARLIER: [&[u8]; 1] = [b"anneal index 1\n"];
 
 /// What an index held.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     /// Records by key.
-    pub(super) records: HashMap<Digest, (Stamp, Arc<Record>)>,
+    pub(super) records: DigestMap<(Stamp, Arc<Record>)>,
     /// Files outside the store.
     pub(super) seen: Vec<Seen>,
-    lines: usize,
+    /// What was wrong with it, if it was there and had to be rebuilt.
+    pub(super) complaint: Option<String>,
+    frames: usize,
     torn: bool,
 }
 
-/// Where lines are appended.
+/// Where frames are appended.
 #[derive(Debug)]
 pub(super) struct Index {
     /// `None`: it could not be opened; everything works without it, slower.
@@ -52,15 +45,20 @@ impl Index {
     /// Reads the index of a store, and mends it first if it must be mended.
     pub(super) fn open(base: &Path) -> (Self, Loaded) {
         let path = base.join("index");
-        let mut loaded = pass("index-read")
-            .and_then(|()| std::fs::read(&path))
-            .map_or_else(|_| Loaded { torn: true, ..Loaded::default() }, |b| parse(&b));
+        let mut loaded = match pass("index-read").and_then(|()| std::fs::read(&path)) {
+            Ok(bytes) => parse(&bytes),
+            Err(e) => {
+                let complaint = format!("{} cannot be read ({e})", path.display());
+                let complaint = (e.kind() != ErrorKind::NotFound).then_some(complaint);
+                Loaded { torn: true, complaint, ..Loaded::default() }
+            }
+        };
         if loaded.torn {
             rebuild(base, &mut loaded);
         }
-        // Half of the lines are about files and records that later lines replaced: time to write it anew.
+        // Half of the frames are about files and records that later frames replaced: time to write it anew.
         let live = loaded.records.len() + loaded.seen.len();
-        if loaded.torn || loaded.lines > 1000 + 2 * live {
+        if loaded.torn || loaded.frames > 1000 + 2 * live {
             // If this fails, the old one stays and is mended next time.
             let _ = replace(&path, &loaded);
         }
@@ -68,53 +66,51 @@ impl Index {
         (Self { file }, loaded)
     }
 
-    /// Appends a line, in one write, so that lines of several processes do not mix. A failure is no loss.
-    pub(super) fn append(&self, line: &Line) {
-        if let (Some(mut file), Some(text)) = (self.file.as_ref(), encode(line)) {
-            let _ = pass("index-append")
-                .and_then(|()| file.write_all(text.as_bytes()))
-                .and_then(|()| pass("index-appended"));
+    /// Appends a record.
+    pub(super) fn append_record(&self, stamp: &Stamp, record: &Record) {
+        self.append(frame::of_record(stamp, record));
+    }
+
+    /// Appends a file outside the store.
+    pub(super) fn append_seen(&self, seen: &Seen) {
+        self.append(frame::of_seen(seen));
+    }
+
+    /// In one write, so that frames of several processes do not mix. A failure is no loss.
+    fn append(&self, frame: Option<Vec<u8>>) {
+        if let (Some(mut file), Some(frame)) = (self.file.as_ref(), frame) {
+            let _ = pass("index-append").and_then(|()| file.write_all(&frame)).and_then(|()| pass("index-appended"));
         }
     }
 }
 
-/// A line: eight hexadecimal digits of its BLAKE3, a space, JSON.
-fn encode(line: &Line) -> Option<String> {
-    let json = serde_json::to_string(line).ok()?;
-    Some(format!("{} {json}\n", check(json.as_bytes())))
-}
-
-fn check(json: &[u8]) -> String {
-    blake3::hash(json).to_hex()[..8].to_owned()
-}
-
-fn decode(line: &[u8]) -> Option<Line> {
-    let (sum, json) = line.split_at_checked(9)?;
-    (sum.strip_suffix(b" ")? == check(json).as_bytes()).then(|| serde_json::from_slice(json).ok())?
-}
-
 fn parse(bytes: &[u8]) -> Loaded {
     let mut loaded = Loaded::default();
+    let Some(body) = bytes.strip_prefix(HEADER) else {
+        loaded.torn = true;
+        let known = EARLIER.iter().any(|header| bytes.starts_with(header));
+        loaded.complaint = (!known).then(|| "the store's index is damaged".to_owned());
+        return loaded;
+    };
+    let (frames, sound) = frame::decode_all(body);
+    if !sound {
+        loaded.torn = true;
+        loaded.complaint = Some("the store's index is damaged in part".to_owned());
+    }
     let mut seen = HashMap::new();
-    let mut lines = bytes.split(|b| *b == b'\n');
-    loaded.torn = lines.next() != Some(HEADER.as_bytes()) || bytes.last() != Some(&b'\n');
-    for line in lines.filter(|line| !line.is_empty()) {
-        loaded.lines += 1;
-        match decode(line) {
-            Some(Line::Record { stamp, record }) => {
-                loaded.records.insert(record.key, (stamp, Arc::from(record)));
-            }
-            Some(Line::Seen(file)) => {
-                seen.insert(file.path.clone(), file);
-            }
-            None => loaded.torn = true,
+    loaded.frames = frames.len();
+    loaded.records.reserve(frames.len());
+    for frame in frames {
+        match frame {
+            Frame::Record(stamp, record) => drop(loaded.records.insert(record.key, (stamp, Arc::new(record)))),
+            Frame::Seen(file) => drop(seen.insert(file.path.clone(), file)),
         }
     }
     loaded.seen = seen.into_values().collect();
     loaded
 }
 
-/// Adds the records whose lines are missing.
+/// Adds the records whose frames are missing.
 fn rebuild(base: &Path, loaded: &mut Loaded) {
     let Ok(entries) = pass("index-rebuild").and_then(|()| std::fs::read_dir(base.join("records"))) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
@@ -126,21 +122,23 @@ fn rebuild(base: &Path, loaded: &mut Loaded) {
             && key == Some(record.key)
         {
             record.document = serde_json::Value::Null;
+            record.hardware = None;
             loaded.records.insert(record.key, (stamp, Arc::new(record)));
         }
     }
 }
 
 fn replace(path: &Path, loaded: &Loaded) -> std::io::Result<()> {
-    let mut text = format!("{HEADER}\n");
-    let records = loaded.records.values();
-    let lines = records.map(|(stamp, record)| Line::Record { stamp: *stamp, record: Box::new(Record::clone(record)) });
-    for line in lines.chain(loaded.seen.iter().cloned().map(Line::Seen)) {
-        text.push_str(&encode(&line).unwrap_or_default());
+    let mut bytes = HEADER.to_vec();
+    for (stamp, record) in loaded.records.values() {
+        bytes.extend(frame::of_record(stamp, record).unwrap_or_default());
+    }
+    for seen in &loaded.seen {
+        bytes.extend(frame::of_seen(seen).unwrap_or_default());
     }
     let fresh: PathBuf = path.with_file_name(format!("tmp/index-{}", super::unique()));
     pass("index-create")
-        .and_then(|()| std::fs::write(&fresh, text))
+        .and_then(|()| std::fs::write(&fresh, bytes))
         .and_then(|()| pass("index-written"))
         .and_then(|()| std::fs::rename(&fresh, path))
         .and_then(|()| pass("index-replaced"))

@@ -89,12 +89,12 @@ proptest! {
         sweep.groups.push(together);
         let order: Vec<usize> = (0..inputs.len()).collect();
         let layout = Layout::new(&sweep, &inputs, &order);
-        for stage in 0..inputs.len() {
+        for (stage, needs) in inputs.iter().enumerate() {
             let settings: Vec<Setting> = (0..layout.count(stage)).map(|i| layout.setting(stage, i)).collect();
             prop_assert!(layout.count(stage) <= sweep.cells());
             prop_assert_eq!(settings.iter().collect::<BTreeSet<_>>().len(), settings.len());
             for (instance, setting) in settings.iter().enumerate() {
-                for &from in &inputs[stage] {
+                for &from in needs {
                     let theirs = layout.setting(from, layout.upstream(stage, instance, from));
                     prop_assert!(theirs.iter().all(|pair| setting.contains(pair)), "{:?} {:?}", setting, theirs);
                     let reach = &layout.reach[from];

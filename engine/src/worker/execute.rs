@@ -5,7 +5,7 @@ use crate::failpoint::pass;
 use crate::memory::Sampler;
 use crate::store::{Draft, Record, Store};
 use crate::{Failure, Launch, Source, Stage, StageContext};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,13 +38,16 @@ pub(crate) fn execute(
         emit,
         stop,
         memory_limit_mib: job.memory_limit_mib,
+        programs_mib: Cell::new(None),
         metrics: RefCell::default(),
         references: RefCell::default(),
     };
-    let (sampler, started, clock) = (Sampler::start(), crate::hash::now_nanos() as f64 / 1e9, Instant::now());
+    // Of a stage that runs somebody else's program this process's memory says nothing.
+    let sampler = (!kind.open_inputs()).then(Sampler::start);
+    let (started, clock) = (crate::hash::now_nanos() as f64 / 1e9, Instant::now());
     // A panic says that an invariant of the stage broke; its context and its folder are thrown away.
     let outcome = catch_unwind(AssertUnwindSafe(|| kind.run(&mut context)));
-    let (seconds, peak_mib) = (clock.elapsed().as_secs_f64(), sampler.finish());
+    let (seconds, peak_mib) = (clock.elapsed().as_secs_f64(), sampler.and_then(Sampler::finish));
     outcome.unwrap_or_else(|panic| Err(panicked(&job.stage, &*panic)))?;
     store.publish(Draft {
         key: job.key,
@@ -59,7 +62,7 @@ pub(crate) fn execute(
         metrics: context.metrics.into_inner(),
         started,
         seconds,
-        peak_mib,
+        peak_mib: context.programs_mib.get().or(peak_mib),
     })
 }
 

@@ -37,7 +37,7 @@ impl Watch {
         let body = move || {
             let mut asked: Option<Instant> = None;
             while !theirs.done.load(Ordering::Acquire) {
-                if let Some(kib) = memory::resident_kib(pid) {
+                if let Some(kib) = memory::tree_kib(pid) {
                     theirs.peak_kib.fetch_max(kib, Ordering::Relaxed);
                 }
                 match (asked, timeout) {

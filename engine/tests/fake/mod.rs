@@ -181,6 +181,7 @@ pub(crate) fn options(dir: &Path) -> Options {
         host: Host::default(),
         slots: dir.join("slots"),
         keep_going: true,
+        record: false,
         worker: WorkerCommand { program: std::env::current_exe().unwrap(), args: vec!["worker".into()] },
         stop: Stop::default(),
     }

@@ -4,7 +4,7 @@
 //! thread hears of both and of the wish to stop. Unaware of what an end means.
 use super::metrics::{LONGEST, Metrics, is_metric};
 use anneal_engine::StageContext;
-use anneal_engine::memory::oom_kills;
+use anneal_engine::memory::{self, oom_kills};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -74,7 +74,7 @@ pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Dura
         let _ = send.send(Message::Exited);
     });
     let (mut metrics, mut asked, mut exited, mut closed) = (Metrics::default(), None, None, false);
-    let mut killed = false;
+    let (mut killed, mut peak_kib) = (false, 0);
     loop {
         match receive.recv_timeout(TICK) {
             Ok(Message::Metric(line)) => metrics.take(&line),
@@ -87,7 +87,8 @@ pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Dura
                     signal(pid, own_group, Signal::KILL);
                 }
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            // A program that ends within a tick has no memory worth knowing.
+            Err(RecvTimeoutError::Timeout) => peak_kib = memory::tree_kib(child.id()).unwrap_or(0).max(peak_kib),
             Err(RecvTimeoutError::Disconnected) => break,
         }
         if exited.is_some_and(|at| closed || at.elapsed() > REST) {
@@ -116,6 +117,7 @@ pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Dura
         adopt(None);
     }
     let status = child.wait()?;
+    context.programs_mib.set((peak_kib > 0).then_some(peak_kib as f64 / 1024.0));
     // Most programs say nothing, and hundreds of empty files hide the others. A worker's log is not only the program's.
     let silent = || std::fs::metadata(context.launch.log).is_ok_and(|meta| meta.len() == 0);
     if own_group && status.success() && silent() {

@@ -6,6 +6,7 @@ use super::template::{self, Places};
 use anneal_engine::Failure;
 use anneal_engine::stage::{OUT_VARIABLE, Problem};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
@@ -54,6 +55,17 @@ pub(super) fn check(env: &BTreeMap<String, String>, connected: &[&str]) -> Vec<P
         }
     }
     found
+}
+
+/// The folders in which a program is looked for: the stage's own, or else this process's.
+///
+/// # Errors
+/// A bug: `check` let something through.
+pub(super) fn path(env: &BTreeMap<String, String>, places: &Places<'_>) -> Result<Option<OsString>, Failure> {
+    match env.get("PATH") {
+        Some(value) => template::fill(value, places).map(Some),
+        None => Ok(std::env::var_os("PATH")),
+    }
 }
 
 /// Sets all of a program's variables.

@@ -69,6 +69,7 @@ fn stage(body: impl FnOnce(&StageContext<'_>)) -> (Vec<Event>, BTreeMap<String, 
         launch: Launch { root: Path::new("."), scratch: Path::new("."), log: Path::new("."), adopt: None },
         emit: &emit,
         stop: &|| false,
+        programs_mib: std::cell::Cell::new(None),
         metrics: RefCell::default(),
         references: RefCell::default(),
     };

@@ -4,6 +4,7 @@
 mod bench;
 pub(crate) mod completions;
 mod convert;
+mod diff;
 mod doctor;
 mod explain;
 mod graph;
@@ -66,6 +67,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<Exit, Error> {
         Command::Explain(args) => explain::run(args, context),
         Command::Graph(args) => graph::run(args, context),
         Command::Report(args) => report::run(args, context),
+        Command::Diff(args) => diff::run(args),
         Command::Score(args) => score::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Stages(args) => stages::run(args, context),
@@ -87,6 +89,7 @@ impl Command {
             Self::Explain(args) => args.json,
             Self::Graph(args) => args.json,
             Self::Report(args) => args.json,
+            Self::Diff(args) => args.json,
             Self::Score(args) => args.json,
             Self::Convert(args) => args.json,
             Self::Stages(args) => args.json,

@@ -38,6 +38,7 @@ pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
         host,
         slots: Slots::host_folder(),
         keep_going: !args.fail_fast,
+        record: args.record,
         worker: WorkerCommand::this_program()?,
         stop: Stop::on_signals()?,
     };

@@ -6,6 +6,7 @@ use super::Context;
 use crate::exit::{Error, Exit};
 use crate::output;
 use anneal_engine::manifest::Experiment;
+use anneal_engine::options::Declared;
 use anneal_engine::{Param, ParamSet, Port, Registry, Shape, Stage};
 use serde_json::{Map, Value, json};
 
@@ -34,11 +35,12 @@ fn schema(registry: &Registry) -> Value {
         "type": "object",
         "properties": {
             "experiment": experiment(registry),
+            "sweep": sweep(),
             "stages": {
                 "description": "The stages by name; `inputs` connect them.",
                 "type": "object",
                 "minProperties": 1,
-                "propertyNames": { "pattern": NAME, "not": { "const": "experiment" } },
+                "propertyNames": { "pattern": NAME, "not": { "enum": ["experiment", "sweep"] } },
                 "additionalProperties": {
                     "type": "object",
                     "properties": {
@@ -74,6 +76,29 @@ fn experiment(registry: &Registry) -> Value {
     table
 }
 
+/// What is swept; which parameters there are is left to the program, which tells them with their places.
+fn sweep() -> Value {
+    let lists = |description: &str, values: Value| json!({ "description": description, "type": "object", "additionalProperties": values });
+    let list = || json!({ "description": "Its values.", "type": ["array", "object"] });
+    json!({
+        "description": "Parameters that take several values: a stage is run once for each combination that reaches it.",
+        "type": "object",
+        "properties": {
+            "grid": lists("Every value with every other: \"STAGE.PARAMETER\" = [values].", list()),
+            "zip": lists("Lists of one length that go together: the first of each, the second of each.", list()),
+            "ablate": lists(
+                "The manifest as it is, and then one change at a time: \"STAGE.PARAMETER\" = value, or [values].",
+                json!({ "description": "What it is changed to." }),
+            ),
+            "assume_monotone": {
+                "description": "A swept number of which a larger value needs more memory: once a value runs out of memory, larger ones count as out of memory without being tried.",
+                "type": "string",
+            },
+        },
+        "additionalProperties": false,
+    })
+}
+
 /// The stages of one kind.
 fn definition(kind: &dyn Stage) -> Value {
     let mut first = Map::new();
@@ -87,7 +112,9 @@ fn definition(kind: &dyn Stage) -> Value {
         }
         first.insert("inputs".to_owned(), inputs);
     }
-    let mut table = table(&kind.params(), first);
+    let mut params = kind.params();
+    params.extend(Declared::params());
+    let mut table = table(&params, first);
     table["description"] = json!(kind.summary());
     if let Some(required) = table["required"].as_array_mut() {
         required.push(json!("kind"));

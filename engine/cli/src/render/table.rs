@@ -5,7 +5,7 @@ pub(crate) mod html;
 #[cfg(test)]
 mod tests;
 
-use anneal_engine::report::{Report, ResultRow, StageState};
+use anneal_engine::report::{Column, Report, ResultRow, StageState};
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle, presets};
 
 /// For whom.
@@ -57,16 +57,15 @@ fn result_cells(report: &Report) -> Cells {
     head.extend(report.axes.iter().cloned());
     let gpu = report.columns.iter().any(|column| column.name == GPU_PEAK);
     // Beside the GPU's memory it must be clear that this is the host's.
-    let title = |column: &&anneal_engine::report::Column| match column.name {
-        "peak_mib" if gpu => HOST_TITLE,
-        _ => column.title,
+    let title = |column: &Column| match &*column.name {
+        "peak_mib" if gpu => HOST_TITLE.to_owned(),
+        _ => column.title.to_string(),
     };
-    head.extend(report.columns.iter().map(|column| title(column).to_owned()));
+    head.extend(report.columns.iter().map(title));
     head.extend(unfinished.then(|| "state".to_owned()));
     let row = |row: &ResultRow| {
-        let value = |column: &&anneal_engine::report::Column| {
-            row.values.get(column.name).map_or("-".to_owned(), |value| column.format.text(*value))
-        };
+        let value =
+            |column: &Column| row.values.get(&*column.name).map_or("-".to_owned(), |value| column.format.text(*value));
         let mut cells = vec![row.label.clone()];
         cells.extend(swept.then(|| row.cell.clone().unwrap_or_else(|| "-".to_owned())));
         cells.extend(report.axes.iter().map(|axis| row.setting.get(axis).map_or("-".to_owned(), plain)));
@@ -87,9 +86,8 @@ pub(crate) fn best(report: &Report, metric: &str, row: Option<&ResultRow>) -> St
     let Some(row) = row else { return format!("best {metric}: no result that is done has one") };
     let set: Vec<String> = row.setting.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
     let cell = row.cell.iter().map(|cell| format!(" [{cell}]")).collect::<String>();
-    let value = |column: &&anneal_engine::report::Column| {
-        Some(format!("{} {}", column.title, column.format.text(*row.values.get(column.name)?)))
-    };
+    let value =
+        |column: &Column| Some(format!("{} {}", column.title, column.format.text(*row.values.get(&*column.name)?)));
     let values: Vec<String> = report.columns.iter().filter_map(value).collect();
     format!(
         "best {metric}: {}{cell} {}({})",
@@ -123,11 +121,8 @@ fn stage_cells(report: &Report) -> Cells {
 }
 
 /// Columns from `numbers` on are aligned to the right, but for words.
-fn draw(head: Vec<String>, rows: Vec<Vec<String>>, numbers: usize, look: Look) -> String {
-    let safe = |text: &str| match look {
-        Look::Text => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>(),
-        Look::Markdown => markdown(text),
-    };
+pub(crate) fn draw(head: Vec<String>, rows: Vec<Vec<String>>, numbers: usize, look: Look) -> String {
+    let safe = |text: &str| safe(text, look);
     let mut table = Table::new();
     table.load_style(match look {
         // One line below the titles; more would only be noise.
@@ -149,16 +144,29 @@ fn draw(head: Vec<String>, rows: Vec<Vec<String>>, numbers: usize, look: Look) -
     table.trim_fmt()
 }
 
+/// Text that does nothing but be read.
+pub(crate) fn safe(text: &str, look: Look) -> String {
+    match look {
+        Look::Text => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
+        Look::Markdown => markdown(text),
+    }
+}
+
 /// Text that stays text inside a cell of a Markdown table.
 fn markdown(text: &str) -> String {
     let mut safe = String::new();
-    for c in text.chars() {
+    let mut before = ' ';
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
         match c {
+            // Inside a word it is only itself.
+            '_' if before.is_alphanumeric() && rest.peek().is_some_and(|next| next.is_alphanumeric()) => safe.push(c),
             '|' | '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '#' | '~' => safe.extend(['\\', c]),
             '&' => safe.push_str("&amp;"),
             c if c.is_control() => safe.push(' '),
             c => safe.push(c),
         }
+        before = c;
     }
     safe
 }

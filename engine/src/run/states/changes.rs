@@ -63,7 +63,7 @@ impl Board<'_> {
         }
         let (seed, numerics) = (self.node(id).seed, self.pipeline.numerics.clone());
         self.leaders.insert(key, id);
-        self.wanted.insert(id);
+        self.want(id);
         let root = self.pipeline.root.clone();
         let pending = Pending { keyed, sources, seed, numerics, root, reasons };
         self.states[id.index()] = State::Wanted(Box::new(pending), false);
@@ -108,7 +108,9 @@ impl Board<'_> {
 
     /// Looks up the stages that another process works on.
     pub(in crate::run) fn look_again(&mut self) {
-        for id in self.wanted() {
+        let mut at = None;
+        while let Some(id) = self.next_wanted(at) {
+            at = Some(id);
             if let (State::Wanted(_, true), Some(key)) = (&self.states[id.index()], self.keys[id.index()])
                 && !self.forced.contains(&id)
             {
@@ -130,7 +132,7 @@ impl Board<'_> {
     pub(in crate::run) fn executing(&mut self, id: StageId, live: Live) {
         let state = std::mem::replace(&mut self.states[id.index()], State::Blocked);
         if let State::Wanted(pending, _) = state {
-            self.wanted.remove(&id);
+            self.unwant(id);
             self.running += 1;
             self.states[id.index()] = State::Running(pending, live);
         }
@@ -146,7 +148,7 @@ impl Board<'_> {
 
     /// Its execution ended.
     pub(in crate::run) fn ended(&mut self, id: StageId, ended: Ended) {
-        self.wanted.remove(&id);
+        self.unwant(id);
         let state = std::mem::replace(&mut self.states[id.index()], State::Blocked);
         self.running -= usize::from(matches!(state, State::Running(..)));
         let Ended { result, seconds, last_step } = ended;
@@ -183,7 +185,7 @@ impl Board<'_> {
     }
 
     pub(super) fn found(&mut self, id: StageId, record: Arc<Record>) {
-        self.wanted.remove(&id);
+        self.unwant(id);
         self.tell(id, Event::StageCached { key: record.key.to_string(), output: record.output.to_string() });
         self.complete(id, record, false);
     }
@@ -234,7 +236,7 @@ impl Board<'_> {
     }
 
     fn fail(&mut self, id: StageId, failure: Failure, took: Took) {
-        self.wanted.remove(&id);
+        self.unwant(id);
         self.remaking.remove(&id);
         let Took { seconds, peak_mib, last_step } = took;
         self.tell(id, Event::StageFailed { failure: failure.clone(), seconds, peak_mib, last_step });

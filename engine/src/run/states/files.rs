@@ -11,7 +11,7 @@ use std::sync::Arc;
 impl Board<'_> {
     /// Its record was found; its files were removed, and so far nobody needs them.
     pub(super) fn found_bare(&mut self, id: StageId, record: Arc<Record>) {
-        self.wanted.remove(&id);
+        self.unwant(id);
         self.bare.insert(id);
         self.tell(id, Event::StageCached { key: record.key.to_string(), output: record.output.to_string() });
         self.latest.note(&self.pipeline.node(id).name, record.key);
@@ -34,7 +34,7 @@ impl Board<'_> {
         if gone.is_empty() {
             return false;
         }
-        self.wanted.remove(&id);
+        self.unwant(id);
         self.states[id.index()] = State::Blocked;
         if let Some(key) = self.keys[id.index()]
             && self.leaders.get(&key) == Some(&id)

@@ -22,6 +22,10 @@ fn step(step: u64, total: u64) -> Event {
     })
 }
 
+fn failed(failure: Failure) -> Event {
+    Event::StageFailed { failure, seconds: 1.0, peak_mib: None, last_step: None }
+}
+
 #[test]
 fn what_happens_is_told_in_lines() {
     let mut lines = Lines::new(6, true);
@@ -39,7 +43,7 @@ fn what_happens_is_told_in_lines() {
         at("lora", step(312, 312)),
         at("lora", Event::EvalLoss { step: 312, loss: 0.25, seconds: 0.05 }),
         at("lora", Event::Note { warning: true, message: "two\nlines\u{1b}[2J".to_owned() }),
-        at("score", Event::StageFailed { failure: Failure::user("no such sid").hint("use 0 to 9"), seconds: 1.0 }),
+        at("score", failed(Failure::user("no such sid").hint("use 0 to 9"))),
         at("after", Event::StageSkipped { because: "score".to_owned() }),
     ];
     let text: Vec<String> = events.iter().filter_map(|event| lines.line(event)).collect();

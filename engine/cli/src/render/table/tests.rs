@@ -2,7 +2,8 @@
 use super::*;
 use anneal_engine::event::Step;
 use anneal_engine::key::Digest;
-use anneal_engine::report::{COLUMNS, Column, Format, ResultRow, StageRow};
+use anneal_engine::report::{COLUMNS, ResultRow, StageRow};
+use anneal_engine::{Failure, FailureClass};
 use std::collections::BTreeMap;
 
 fn example() -> Report {
@@ -11,7 +12,9 @@ fn example() -> Report {
         label: label.to_owned(),
         stage: label.to_owned(),
         trained_by: None,
-        values: values.iter().copied().collect(),
+        values: values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+        cell: None,
+        setting: BTreeMap::new(),
         status,
     };
     let stage = |name: &str, status, done: bool| StageRow {
@@ -20,13 +23,15 @@ fn example() -> Report {
         status,
         seconds: done.then_some(12.34),
         peak_mib: done.then_some(567.8),
+        last_step: None,
         key: done.then(|| Digest::new([0xab; 32])),
         output: done.then(|| Digest::new([0xcd; 32])),
         metrics: BTreeMap::new(),
     };
     Report {
         experiment: "a <b> & \"c\"".to_owned(),
-        columns: COLUMNS.iter().filter(|column| names.contains(&column.name)).collect(),
+        axes: Vec::new(),
+        columns: COLUMNS.iter().filter(|column| names.contains(&&*column.name)).cloned().collect(),
         results: vec![
             result("base", &[("em", 0.0)], StageState::Done),
             result("lora|<i>", &[("train_loss", 0.3134), ("peak_mib", 58204.0), ("em", 41.25)], StageState::Done),
@@ -34,7 +39,7 @@ fn example() -> Report {
         ],
         stages: vec![
             stage("lora", StageState::Done, true),
-            stage("big", StageState::Failed("out of memory: killed".to_owned()), false),
+            stage("big", StageState::Failed(Failure::new(FailureClass::Oom, "killed")), false),
         ],
     }
 }
@@ -54,10 +59,12 @@ fn a_terminal_sees_two_tables() {
      lora|<i>       0.3134     58,204   41.25   done
      fft                 -          -       -   skipped, big failed
 
-     stage   kind         state                           seconds   peak MiB            key         output
-    ───────────────────────────────────────────────────────────────────────────────────────────────────────
-     lora    train-lora   done                               12.3      567.8   abababababab   cdcdcdcdcdcd
-     big     train-lora   failed, out of memory: killed         -          -              -              -
+     stage   kind         state   seconds   peak MiB            key         output
+    ───────────────────────────────────────────────────────────────────────────────
+     lora    train-lora   done       12.3      567.8   abababababab   cdcdcdcdcdcd
+     big     train-lora   oom           -          -              -              -
+
+    big: oom: killed
     ");
 }
 
@@ -66,15 +73,14 @@ fn memory_of_host_and_gpu_stand_side_by_side() {
     let mut report = example();
     report.stages[0].metrics.insert(GPU_PEAK.to_owned(), 9876.54);
     insta::assert_snapshot!(stages(&report, Look::Text), @r"
-     stage   kind         state                           seconds   host peak MiB   GPU peak MiB            key         output
-    ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-     lora    train-lora   done                               12.3           567.8         9876.5   abababababab   cdcdcdcdcdcd
-     big     train-lora   failed, out of memory: killed         -               -              -              -              -
+     stage   kind         state   seconds   host peak MiB   GPU peak MiB            key         output
+    ───────────────────────────────────────────────────────────────────────────────────────────────────
+     lora    train-lora   done       12.3           567.8         9876.5   abababababab   cdcdcdcdcdcd
+     big     train-lora   oom           -               -              -              -              -
     ");
-    static GPU: Column =
-        Column { name: GPU_PEAK, title: GPU_TITLE, format: Format::Count, from: anneal_engine::report::From::Training };
-    report.columns = COLUMNS.iter().filter(|column| column.name == "peak_mib").chain([&GPU]).collect();
-    report.results[1].values.insert(GPU_PEAK, 9876.54);
+    let named = |name: &str| COLUMNS.iter().find(|column| column.name == name).cloned();
+    report.columns = ["peak_mib", GPU_PEAK].into_iter().filter_map(named).collect();
+    report.results[1].values.insert(GPU_PEAK.to_owned(), 9876.54);
     insta::assert_snapshot!(results(&report, Look::Markdown), @r"
     | result      | host peak MiB | GPU peak MiB | state               |
     |-------------|---------------|--------------|---------------------|
@@ -119,4 +125,23 @@ fn a_page_is_whole_and_escaped() {
     let curve = page.split("class=\"curve\" d=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
     assert!(curve.matches('L').count() <= 641, "a curve is thinned");
     insta::assert_snapshot!(curve.split('L').take(3).collect::<Vec<_>>().join("L"), @"M56.0 28.0L57.1 191.3L58.1 209.4");
+}
+
+#[test]
+fn a_sweep_has_a_column_for_each_axis_and_names_its_best() {
+    let mut report = example();
+    report.axes = vec!["batch_size".to_owned()];
+    for (i, row) in report.results.iter_mut().enumerate() {
+        row.cell = Some(format!("0000000{i}"));
+        row.setting.insert("batch_size".to_owned(), serde_json::json!(1 << i));
+    }
+    insta::assert_snapshot!(results(&report, Look::Text), @r"
+     result         cell   batch_size   train loss   peak MiB      EM   state
+    ────────────────────────────────────────────────────────────────────────────────────────
+     base       00000000            1            -          -    0.00   done
+     lora|<i>   00000001            2       0.3134     58,204   41.25   done
+     fft        00000002            4            -          -       -   skipped, big failed
+    ");
+    insta::assert_snapshot!(best(&report, "em", report.results.get(1)), @"best em: lora|<i> [00000001] batch_size=2 (train loss 0.3134, peak MiB 58,204, EM 41.25)");
+    insta::assert_snapshot!(best(&report, "em", None), @"best em: no result that is done has one");
 }
