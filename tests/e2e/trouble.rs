@@ -56,7 +56,6 @@ fn a_spoiled_index_costs_no_result() {
 }
 
 #[test]
-#[ignore = "the store mends its index without a word"]
 fn a_spoiled_index_is_told_of_once() {
     let project = project(&stages());
     project.run(&["s.toml"]);
