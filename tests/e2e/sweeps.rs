@@ -218,7 +218,7 @@ fn rows_are_sorted_filtered_and_the_best_is_named() {
     ## --best speed
     exit code 2
     error: there is no column `speed`
-    help: the columns are train_loss, eval_loss, train_seconds, tokens_per_second, peak_mib, gpu_peak_mib, last_step, em, f1, scale, answers, infer_seconds
+    help: the columns are em
 
     ## --filter em
     exit code 2
