@@ -215,7 +215,7 @@ fn nothing_to_do(
     let mut latest = latest(pipeline, store);
     let keys =
         pipeline.stages.iter().zip(&found).filter_map(|(node, found)| Some((node.name.as_str(), found.as_ref()?)));
-    if let Err(failure) = latest.bring_up_to_date(keys, store) {
+    if let Err(failure) = latest.bring_up_to_date(keys) {
         sink(&stamped(None, Event::Note { warning: true, message: failure.to_string() }));
     }
     let result = |(node, found): (&Node, Option<Found>)| {

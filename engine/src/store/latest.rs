@@ -104,7 +104,6 @@ impl Latest {
     pub fn bring_up_to_date<'a>(
         &mut self,
         stages: impl Iterator<Item = (&'a str, &'a Found)> + Clone,
-        store: &Store,
     ) -> Result<(), Failure> {
         let mut hasher = blake3::Hasher::new();
         for (name, found) in stages.clone() {
