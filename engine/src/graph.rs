@@ -219,14 +219,22 @@ impl Pipeline {
         }
     }
 
-    /// Whether `smaller` differs from `id` in nothing but a smaller value along an axis.
+    /// Whether `smaller` differs from `id` in nothing but a smaller value along an axis, and along those that go together
+    /// with it.
     pub fn is_smaller(&self, smaller: StageId, id: StageId, axis: u32) -> bool {
         let (small, large) = (self.node(smaller), self.node(id));
-        let value = |node: &Node| node.setting.iter().find(|(at, _)| *at == axis).map(|(_, value)| *value);
-        let (Some(a), Some(b)) = (value(small), value(large)) else { return false };
-        let number = |value: u32| self.sweep.axes[axis as usize].values[value as usize].as_f64();
-        let others = |node: &Node| node.setting.iter().copied().filter(|(at, _)| *at != axis).collect::<Setting>();
-        small.base == large.base && number(a) < number(b) && others(small) == others(large)
+        let value = |node: &Node, axis: u32| node.setting.iter().find(|(at, _)| *at == axis).map(|(_, value)| *value);
+        let number = |node: &Node, axis: u32| {
+            value(node, axis).and_then(|value| self.sweep.axes[axis as usize].values[value as usize].as_f64())
+        };
+        let fits = |other: u32| {
+            value(small, other) == value(large, other)
+                || self.sweep.together(axis, other) && number(small, other) <= number(large, other)
+        };
+        let less = number(small, axis).zip(number(large, axis)).is_some_and(|(a, b)| a < b);
+        small.base == large.base
+            && less
+            && small.setting.iter().chain(&large.setting).all(|(at, _)| *at == axis || fits(*at))
     }
 
     /// Name in the manifest of a stage's own.

@@ -116,6 +116,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let (id, folder) = (recording.borrow().id.clone(), recording.borrow().folder.clone());
     let experiment = pipeline.experiment.clone();
     emit(&stamped(None, Event::RunStarted { run: id.clone(), experiment, stages: selected.len() }));
+    claim(pipeline, &store, &emit);
 
     complaint.iter().for_each(emit);
     let cores = lease::cores();
@@ -210,10 +211,11 @@ fn nothing_to_do(
     let cached = found.iter().flatten().count();
     let started = Event::RunStarted { run: String::new(), experiment: pipeline.experiment.clone(), stages: cached };
     sink(&stamped(None, started));
+    claim(pipeline, store, sink);
     let mut latest = latest(pipeline, store);
     let keys =
         pipeline.stages.iter().zip(&found).filter_map(|(node, found)| Some((node.name.as_str(), found.as_ref()?)));
-    if let Err(failure) = latest.bring_up_to_date(keys, store) {
+    if let Err(failure) = latest.bring_up_to_date(keys) {
         sink(&stamped(None, Event::Note { warning: true, message: failure.to_string() }));
     }
     let result = |(node, found): (&Node, Option<Found>)| {
@@ -246,6 +248,18 @@ fn handle(message: Message, board: &mut Board<'_>, tasks: &Tasks<'_>, emit: &dyn
         Message::Event(event) => emit(&event),
         Message::Ended(id, ended) => board.ended(id, *ended),
     }
+}
+
+/// Tells of another manifest with the same experiment: results are kept by content, names are not.
+fn claim(pipeline: &Pipeline, store: &Store, tell: &dyn Fn(&Stamped)) {
+    let Some(other) = latest(pipeline, store).claim(&pipeline.manifest, &pipeline.root) else { return };
+    let name = &pipeline.experiment;
+    let message = format!(
+        "{} is experiment `{name}` too: no result is lost, but the names in outputs/latest/{name} now lead to this \
+         manifest's; give one of them another name",
+        other.display()
+    );
+    tell(&stamped(None, Event::Note { warning: true, message }));
 }
 
 /// The newest results of the pipeline's experiment.

@@ -13,6 +13,7 @@
 mod failures;
 mod index;
 mod latest;
+mod layout;
 mod publish;
 mod record;
 mod scratch;
@@ -67,6 +68,7 @@ impl Store {
     /// The folder cannot be made or read.
     pub fn open(outputs: &Path) -> Result<Self, Failure> {
         let outputs = std::path::absolute(outputs).map_err(|e| Failure::io("find", outputs, &e))?;
+        layout::check(&outputs)?;
         let base = outputs.join(FOLDER);
         for folder in ["trees", "records", "failures", "checkpoints", "locks", "tmp"] {
             let path = base.join(folder);

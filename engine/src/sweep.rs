@@ -66,6 +66,12 @@ impl Sweep {
         self.groups.iter().fold(1, |cells, group| cells.saturating_mul(group.len()))
     }
 
+    /// Whether two axes go together: a cell that takes a value of one takes the same of the other.
+    pub fn together(&self, one: u32, other: u32) -> bool {
+        let both = |point: &Setting| [one, other].iter().all(|axis| point.iter().any(|(at, _)| at == axis));
+        self.groups.iter().any(|group| group.iter().any(both))
+    }
+
     /// Short and readable: `batch_size=4,tokens.max_length=512`; parameters of `stage` go without its name.
     pub fn words(&self, setting: &[(u32, u32)], stage: usize) -> String {
         let word = |(axis, value): &(u32, u32)| {

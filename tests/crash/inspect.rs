@@ -63,8 +63,8 @@ pub(crate) fn inspect(outputs: &Path, damaged: &BTreeSet<String>) -> Found {
     }
     for (experiment, folder) in entries(&outputs.join("latest")) {
         for (stage, path) in entries(&folder) {
-            // One digest that spares a run without work the reading of the rest.
-            if stage == ".state" {
+            // One digest that spares a run without work the reading of the rest; and whose results these are.
+            if stage == ".state" || stage == ".manifest" {
                 continue;
             }
             if stage == "keys.json" {

@@ -155,7 +155,7 @@ impl Case<'_> {
         let names: Vec<String> = experiments
             .flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten())
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .filter(|name| name != ".state")
+            .filter(|name| name != ".state" && name != ".manifest")
             .collect();
         if names.len() as u64 != stages + 1 || names.iter().any(|name| name.starts_with('.')) {
             self.wrong(format!("latest holds {names:?}"));

@@ -69,7 +69,7 @@ fn a_real_full_disk() {
 }
 
 /// The program as somebody who may not do everything; `None` where the tester cannot change.
-fn as_nobody(project: &Project, args: &[&str]) -> Option<Outcome> {
+pub(crate) fn as_nobody(project: &Project, args: &[&str]) -> Option<Outcome> {
     let mut command = project.command(args);
     if rustix::process::geteuid().is_root() {
         // Root passes every permission, so the program runs as nobody, from a place that nobody can reach.

@@ -71,6 +71,8 @@ impl Project {
         for name in ["ANNEAL_FAILPOINT", "RAYON_NUM_THREADS", "CLICOLOR_FORCE"] {
             command.env_remove(name);
         }
+        // Tests do not wait for each other's cores.
+        command.env("ANNEAL_SLOTS", self.dir.with_extension("slots"));
         command
     }
 

@@ -178,19 +178,24 @@ fn check(
     let stages = sweep::complete(registry, stages, &draught);
     let drafts = stages::read(checker, registry, &stages);
     let cycles = stages::check_cycles(checker, &drafts);
-    let sweep = sweep::check(checker, &draught, &drafts)?;
-    if let (false, Some(problem)) = (any_size, sweep::too_many(&sweep, &draught, MOST_CELLS)) {
-        checker.complain(problem);
-        return None;
-    }
+    let sweep = sweep::check(checker, &draught, &drafts).filter(|sweep| {
+        let problem = sweep::too_many(sweep, &draught, MOST_CELLS).filter(|_| !any_size);
+        let few = problem.is_none();
+        problem.into_iter().for_each(|problem| checker.complain(problem));
+        few
+    });
     // Recovered text may have lost keys, which the kinds' checks would then ask for.
     if checker.recovered {
         return None;
     }
+    // Without the sweep if that is wrong: the kinds' own complaints about the stages are told all the same.
+    let (sound, sweep) = (sweep.is_some() && !cycles, sweep.unwrap_or_default());
     let expanded = expand::expand(checker, &drafts, &draught, &sweep, experiment.as_ref().map_or(0, |e| e.seed));
+    // Circles have no order.
+    if !sound {
+        return None;
+    }
     let bases = drafts.iter().map(|draft| draft.name.to_owned()).collect();
-    // Circles have no order to run in.
-    let experiment = experiment.filter(|_| !cycles);
     experiment.map(|experiment| Checked { experiment, bases, sweep, expanded })
 }
 

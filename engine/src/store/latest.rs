@@ -9,10 +9,15 @@ use crate::failpoint::pass;
 use crate::key::Digest;
 use crate::resolve::Found;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// Holds the digest of the names and keys for which everything here is up to date.
 const STATE: &str = ".state";
+
+/// Holds the manifest, relative to the project's root, whose results these are.
+const MANIFEST: &str = ".manifest";
 
 /// The newest results of one experiment.
 #[derive(Debug)]
@@ -39,6 +44,21 @@ impl Latest {
         })
     }
 
+    /// Remembers whose results these are. Returns the manifest that they were of so far, if that is another one which is
+    /// still there.
+    pub fn claim(&self, manifest: &Path, root: &Path) -> Option<PathBuf> {
+        let manifest = manifest.canonicalize().ok()?;
+        let ours = manifest.strip_prefix(root.canonicalize().ok()?).unwrap_or(&manifest);
+        let path = self.folder.join(MANIFEST);
+        let before = std::fs::read(&path).map(|bytes| PathBuf::from(OsString::from_vec(bytes))).ok();
+        if before.as_deref() == Some(ours) {
+            return None;
+        }
+        // Torn or not there, it costs a remark.
+        let _ = std::fs::create_dir_all(&self.folder).and_then(|()| std::fs::write(&path, ours.as_os_str().as_bytes()));
+        before.filter(|before| root.join(before).is_file())
+    }
+
     /// The key that a stage had the last time it was run or found.
     pub fn key(&self, stage: &str) -> Option<Digest> {
         self.keys().get(stage).copied()
@@ -56,8 +76,13 @@ impl Latest {
         self.keys().iter().filter(|(_, key)| keys.contains(key)).map(|(name, _)| name.as_str())
     }
 
-    /// Remembers a stage's key without a link: its files are not there.
+    /// Remembers a stage's key without a link, because its files are not there, or will not be for long. A link to an
+    /// older result would lead astray.
     pub fn note(&mut self, stage: &str, key: Digest) {
+        let link = self.folder.join(file_name(stage));
+        if link.is_symlink() {
+            let _ = std::fs::remove_file(link);
+        }
         self.news.insert(stage.to_owned(), key);
     }
 
@@ -91,7 +116,6 @@ impl Latest {
     pub fn bring_up_to_date<'a>(
         &mut self,
         stages: impl Iterator<Item = (&'a str, &'a Found)> + Clone,
-        store: &Store,
     ) -> Result<(), Failure> {
         let mut hasher = blake3::Hasher::new();
         for (name, found) in stages.clone() {
@@ -103,14 +127,16 @@ impl Latest {
             return Ok(());
         }
         for (name, found) in stages {
-            if store.has_files(&found.record) {
+            if found.record.keep.is_all() {
                 self.link(name, found.key, &found.record.output)?;
             } else {
                 self.note(name, found.key);
             }
         }
         self.save()?;
-        std::fs::write(&path, state).map_err(|e| Failure::io("write", &path, &e))
+        // Not written, as in outputs that may only be read, it only means to look again next time.
+        let _ = std::fs::write(&path, state);
+        Ok(())
     }
 
     /// Writes the keys down, if any is new.

@@ -7,7 +7,7 @@ use crate::failpoint::pass;
 use crate::lease::Lease;
 use crate::memory::oom_kills;
 use crate::stop::Stop;
-use crate::store::{Record, Store};
+use crate::store::{Miss, Record, Store};
 use crate::{Failure, FailureClass};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use std::io::{BufRead, BufReader, Write};
@@ -135,8 +135,11 @@ pub(crate) fn supervise(
         return Err(lost(failure, tail(setting.log)));
     }
     // The store is the truth: a worker may be killed between publishing and saying so. Its process number tells its
-    // result from an older one.
-    if let Some(record) = store.look_up(&job.key).ok().filter(|record| record.pid == pid) {
+    // result from an older one. Files that were not to be kept may be gone already: a stage that made equal ones, and ended
+    // before, took them along.
+    if let Ok(record) | Err(Miss::Dropped(record)) = store.look_up(&job.key)
+        && record.pid == pid
+    {
         return Ok(record);
     }
     let log = tail(setting.log);

@@ -54,7 +54,10 @@ pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
     let summary = anneal_engine::run::run(&pipeline, &options, &|event| progress.show(event))?;
     progress.finish();
     let known: Vec<Known> = summary.stages.iter().map(Known::from).collect();
-    let tables = report(&pipeline, &known);
+    let mut tables = report(&pipeline, &known);
+    // What nobody asked for was not looked at; `report` tells how it stands.
+    let asked: BTreeSet<&str> = selected.iter().map(|id| pipeline.node(*id).name.as_str()).collect();
+    tables.results.retain(|row| asked.contains(row.stage.as_str()));
     let mut text = format!("{}\n", headline(&summary));
     if !tables.results.is_empty() {
         text += &format!("\n{}\n", table::results(&tables, table::Look::Text));

@@ -139,3 +139,33 @@ fn options_of_a_stage_are_no_parameters() {
     ");
     assert_snapshot!(problems(&format!("{SWEPT}rank = 8\nmemory_limit = \"2\"\n"), &[]), @r#"m.toml:22:16: error: `2` is no amount of memory (write a number and a unit, such as `"40 GiB"`)"#);
 }
+
+#[test]
+fn smaller_is_a_cell_that_is_smaller_along_all_that_goes_together() {
+    let text = "[sweep]\nassume_monotone = \"lora.rank\"\n[sweep.zip]\n\"lora.rank\" = [1, 2, 4, 3]\n\"lora.max_steps\" = [1, 2, 4, 5]\n[sweep.grid]\n\"lora.rate\" = [0.1, 0.2]\n";
+    let pipeline = load_text(&format!("{SWEPT}{text}"), &[]).unwrap();
+    let id = |rank: u32, steps: u32, rate: &str| {
+        // The grid is the first group; the axes are named in the order of the manifest.
+        pipeline.find(&format!("lora[rank={rank},max_steps={steps},rate={rate}]")).unwrap()
+    };
+    let axis = pipeline.sweep.monotone.unwrap();
+    let smaller = |a, b| pipeline.is_smaller(a, b, axis);
+    assert!(smaller(id(1, 1, "0.1"), id(2, 2, "0.1")));
+    assert!(smaller(id(2, 2, "0.2"), id(4, 4, "0.2")));
+    assert!(!smaller(id(2, 2, "0.1"), id(1, 1, "0.1")) && !smaller(id(2, 2, "0.1"), id(2, 2, "0.1")));
+    // More steps with a smaller rank say nothing; neither does another point of the grid.
+    assert!(!smaller(id(3, 5, "0.1"), id(4, 4, "0.1")));
+    assert!(!smaller(id(1, 1, "0.1"), id(2, 2, "0.2")));
+}
+
+#[test]
+fn a_wrong_sweep_or_a_circle_hides_no_other_mistake() {
+    let unlucky = "rank = 13\n";
+    let wrong = problems(&format!("{SWEPT}{unlucky}[sweep.grid]\n\"lora.rnak\" = [1]\n"), &[]);
+    assert!(wrong.contains("rank 13 is unlucky") && wrong.contains("no parameter `rnak`"), "{wrong}");
+    let circle = format!(
+        "{SWEPT}{unlucky}[stages.one]\nkind = \"tokenize\"\ninputs = {{ model = \"two\", dataset = \"data\" }}\n[stages.two]\nkind = \"train-lora\"\nrank = 1\ninputs = {{ model = \"base\", tokens = \"one\" }}\n[sweep.grid]\n\"two.rate\" = [1, 2]\n\"base.model\" = [\"models/base\"]\n"
+    );
+    let told = problems(&circle, &[]);
+    assert!(told.contains("rank 13 is unlucky") && told.contains("one"), "{told}");
+}

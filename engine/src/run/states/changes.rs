@@ -191,8 +191,13 @@ impl Board<'_> {
     }
 
     fn complete(&mut self, id: StageId, record: Arc<Record>, executed: bool) {
-        let linked = self.latest.link(&self.node(id).name, record.key, &record.output);
-        self.warn(id, linked);
+        if record.keep.is_all() {
+            let linked = self.latest.link(&self.node(id).name, record.key, &record.output);
+            self.warn(id, linked);
+        } else {
+            // Its files go.
+            self.latest.note(&self.pipeline.node(id).name, record.key);
+        }
         self.done(id, record, executed);
     }
 
