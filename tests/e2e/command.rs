@@ -329,7 +329,6 @@ fn three_hundred_stages_run_and_leave_no_empty_logs() {
 }
 
 /// A run of `c.toml` whose program has begun: it wrote its number to `pid`.
-#[expect(clippy::zombie_processes, reason = "the caller waits for it, and a test that panics ends with its children")]
 fn begun(project: &Project) -> (Child, Pid) {
     let mut command = project.command(&["run", "c.toml"]);
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
