@@ -20,6 +20,9 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
+/// A run of more stages than this ends without a table of its results.
+const READABLE: usize = 1000;
+
 pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
     let pipeline = super::pipeline(&args.source, context)?;
     let selected = select(&pipeline, &args.only, &args.cells).map_err(Error::Usage)?;
@@ -53,20 +56,32 @@ pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
     let progress = Progress::new(&pipeline, std::io::stderr().is_terminal());
     let summary = anneal_engine::run::run(&pipeline, &options, &|event| progress.show(event))?;
     progress.finish();
-    let known: Vec<Known> = summary.stages.iter().map(Known::from).collect();
-    let mut tables = report(&pipeline, &known);
-    // What nobody asked for was not looked at; `report` tells how it stands.
-    let asked: BTreeSet<&str> = selected.iter().map(|id| pipeline.node(*id).name.as_str()).collect();
-    tables.results.retain(|row| asked.contains(row.stage.as_str()));
-    let mut text = format!("{}\n", headline(&summary));
-    if !tables.results.is_empty() {
-        text += &format!("\n{}\n", table::results(&tables, table::Look::Text));
-    }
+    let text = format!("{}\n{}", headline(&summary), results(&pipeline, &selected, &summary, args));
     let exit = exit(&summary);
+    // The process ends here; to take a large graph apart piece by piece would only keep people waiting.
+    std::mem::forget((pipeline, selected, summary));
     match output::print(&text) {
         // How the run went outweighs that nobody wants to know.
         Err(Error::ClosedPipe) => Ok(exit),
         printed => printed.map(|()| exit),
+    }
+}
+
+/// The results as a table, or where to find them if they are too many to read.
+fn results(pipeline: &Pipeline, selected: &BTreeSet<StageId>, summary: &RunSummary, args: &Run) -> String {
+    if summary.stages.len() > READABLE {
+        let manifest = args.source.manifest.display();
+        return format!("the results are in `anneal report {manifest}`; it takes --filter, --sort and --best\n");
+    }
+    let known: Vec<Known> = summary.stages.iter().map(Known::from).collect();
+    let mut tables = report(pipeline, &known);
+    // What nobody asked for was not looked at; `report` tells how it stands.
+    let asked: BTreeSet<&str> = selected.iter().map(|id| pipeline.node(*id).name.as_str()).collect();
+    tables.results.retain(|row| asked.contains(row.stage.as_str()));
+    if tables.results.is_empty() {
+        String::new()
+    } else {
+        format!("\n{}\n", table::results(&tables, table::Look::Text))
     }
 }
 
