@@ -130,6 +130,8 @@ pub(super) struct Board<'a> {
     followers: HashMap<StageId, Vec<StageId>>,
     ready: BTreeSet<StageId>,
     wanted: BTreeSet<(i64, StageId)>,
+    /// Those of them that another process works on, as far as that was seen.
+    elsewhere: BTreeSet<StageId>,
     /// Stages with a result whose files were removed.
     bare: BTreeSet<StageId>,
     /// Those of them that run again because somebody needs the files.
@@ -166,6 +168,7 @@ impl<'a> Board<'a> {
             remaking: BTreeSet::new(),
             held: HashMap::new(),
             out_of_memory: Vec::new(),
+            elsewhere: BTreeSet::new(),
             states: pipeline.ids().map(state).collect(),
             keys: vec![None; missing.len()],
             leaders: HashMap::new(),
@@ -231,6 +234,7 @@ impl<'a> Board<'a> {
     fn unwant(&mut self, id: StageId) {
         let rank = self.rank(id);
         self.wanted.remove(&(rank, id));
+        self.elsewhere.remove(&id);
     }
 
     /// How many stages execute now.

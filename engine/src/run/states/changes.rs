@@ -108,9 +108,8 @@ impl Board<'_> {
 
     /// Looks up the stages that another process works on.
     pub(in crate::run) fn look_again(&mut self) {
-        let mut at = None;
-        while let Some(id) = self.next_wanted(at) {
-            at = Some(id);
+        // Not all that are wanted: this is asked after every result, of this process too.
+        for id in self.elsewhere.clone() {
             if let (State::Wanted(_, true), Some(key)) = (&self.states[id.index()], self.keys[id.index()])
                 && !self.forced.contains(&id)
             {
@@ -123,6 +122,7 @@ impl Board<'_> {
     pub(in crate::run) fn waiting(&mut self, id: StageId) {
         if let State::Wanted(pending, told @ false) = &mut self.states[id.index()] {
             *told = true;
+            self.elsewhere.insert(id);
             let key = pending.keyed.key.to_string();
             self.tell(id, Event::StageWaiting { key });
         }
