@@ -4,6 +4,7 @@
 //! builds it), of keys, and of what is cached.
 use crate::diagnostic::Diagnostic;
 use crate::options::StageOptions;
+use crate::param::Param;
 use crate::stage::{Source, Stage};
 use crate::sweep::{Setting, Sweep};
 use petgraph::algo::kosaraju_scc;
@@ -35,6 +36,8 @@ pub struct Node {
     pub setting: Setting,
     /// Its kind.
     pub kind: Arc<dyn Stage>,
+    /// What its kind declares as parameters, once for all its instances.
+    pub declared: Arc<[Param]>,
     /// Its parameters, defaults filled in and paths absolute.
     pub params: Arc<Value>,
     /// Seed of everything random in it.
@@ -65,6 +68,7 @@ impl Node {
             base: 0,
             setting: Setting::new(),
             output: kind.output(&params),
+            declared: kind.params().into(),
             kind,
             params: Arc::new(params),
             seed: 0,

@@ -5,6 +5,7 @@
 use crate::Failure;
 use crate::failpoint::pass;
 use crate::key::Digest;
+use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
@@ -16,6 +17,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Bytes of one read; also the smallest file worth more than one thread.
 const PIECE: usize = 4 << 20;
+/// A file larger than this is read ahead of its hashing.
+const LARGE: u64 = 4 * PIECE as u64;
+/// Pieces that may be read before they are hashed.
+const AHEAD: usize = 4;
 
 /// What the system says of a file without opening it. Equal stamps mean equal content, but for the racy moments that
 /// [`Stamp::settled`] excludes.
@@ -80,30 +85,72 @@ pub fn file(path: &Path) -> std::io::Result<(Digest, u64)> {
 }
 
 fn reader(mut file: File) -> std::io::Result<(Digest, u64)> {
-    let mut hasher = blake3::Hasher::new();
     let expected = file.metadata()?.len();
+    if expected > LARGE {
+        // A disk that is asked for one piece at a time idles while the piece is hashed. Only advice: it may fail.
+        let _ = fadvise(&file, 0, None, Advice::Sequential);
+        return ahead(file);
+    }
+    let (mut hasher, mut size) = (blake3::Hasher::new(), 0);
     let mut buffer = vec![0; usize::try_from(expected).unwrap_or(PIECE).clamp(4096, PIECE)];
-    let mut size = 0;
     loop {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match file.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
+        let filled = fill(&mut file, &mut buffer)?;
         if filled == 0 {
             return Ok((Digest::from(hasher.finalize()), size));
         }
         size += filled as u64;
-        if filled < PIECE {
-            hasher.update(&buffer[..filled])
-        } else {
-            hasher.update_rayon(&buffer[..filled])
-        };
+        update(&mut hasher, &buffer[..filled]);
     }
+}
+
+/// Reads the next pieces on another thread while one is hashed.
+fn ahead(mut file: File) -> std::io::Result<(Digest, u64)> {
+    let (mut hasher, mut size) = (blake3::Hasher::new(), 0);
+    std::thread::scope(|scope| {
+        let (full, pieces) = std::sync::mpsc::sync_channel(AHEAD);
+        let (back, empty) = std::sync::mpsc::channel();
+        (0..AHEAD).for_each(|_| drop(back.send(vec![0; PIECE])));
+        let read = move || {
+            // Ends with the file, at an error, or when nobody takes pieces any more.
+            while let Ok(mut buffer) = empty.recv() {
+                let filled = fill(&mut file, &mut buffer);
+                let last = !matches!(filled, Ok(1..));
+                if full.send(filled.map(|filled| (buffer, filled))).is_err() || last {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("read".to_owned()).spawn_scoped(scope, read)?;
+        for piece in pieces {
+            let (buffer, filled) = piece?;
+            size += filled as u64;
+            update(&mut hasher, &buffer[..filled]);
+            let _ = back.send(buffer);
+        }
+        Ok((Digest::from(hasher.finalize()), size))
+    })
+}
+
+fn update(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    if bytes.len() < PIECE {
+        hasher.update(bytes)
+    } else {
+        hasher.update_rayon(bytes)
+    };
+}
+
+/// Reads until the buffer is full or the file ends; says how much.
+fn fill(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
 }
 
 /// Digest of a folder: a Merkle tree of one level over (name, size, content), sorted by name. Every part has its length
@@ -190,7 +237,7 @@ mod tests {
     #[test]
     fn a_file_hashes_like_its_bytes_whatever_its_size() {
         let dir = tempfile::tempdir().unwrap();
-        for size in [0, 1, 4095, 4096, 4097, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE + 77] {
+        for size in [0, 1, 4095, 4096, 4097, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE + 77, 4 * PIECE + 1, 9 * PIECE] {
             let path = dir.path().join("file");
             let bytes: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
             std::fs::write(&path, &bytes).unwrap();

@@ -178,7 +178,7 @@ fn walk(fields: &Fields<'_>, sink: &mut dyn Sink) {
     sink.text(numerics);
     // with which parameters,
     sink.field("params");
-    table(&node.kind.params(), &node.params, sink);
+    table(&node.declared, &node.params, sink);
     // on which artifacts
     sink.field("inputs");
     sink.map(inputs.len());

@@ -4,6 +4,7 @@
 //! Unaware of how limits are enforced.
 use crate::param::ParamSet;
 use serde_json::Value;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 crate::choices! {
@@ -69,8 +70,10 @@ impl Default for StageOptions {
 
 impl StageOptions {
     /// Names of the keys.
-    pub fn names() -> Vec<&'static str> {
-        Declared::params().iter().map(|param| param.name).collect()
+    pub fn names() -> &'static [&'static str] {
+        static NAMES: LazyLock<Vec<&'static str>> =
+            LazyLock::new(|| Declared::params().iter().map(|param| param.name).collect());
+        &NAMES
     }
 
     /// From checked values.

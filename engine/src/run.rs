@@ -41,7 +41,7 @@ pub struct Options {
     pub jobs: Option<usize>,
     /// Run only these stages and what they need; empty: all.
     pub only: Vec<String>,
-    /// Run only these cells of a sweep, see [`select`](crate::select::select); empty: all.
+    /// Run only these cells of a sweep, see [`select`]; empty: all.
     pub cells: Vec<String>,
     /// Execute these stages even if they have a result, or failed for good.
     pub force: Vec<String>,

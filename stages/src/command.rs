@@ -106,10 +106,8 @@ impl Stage for RunCommand {
 
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
         let params: CommandParams = context.params()?;
-        let (work, temp) = (context.launch.scratch.join("work"), context.launch.scratch.join("tmp"));
-        for folder in [&work, &temp] {
-            std::fs::create_dir_all(folder).map_err(|e| Failure::io("create", folder, &e))?;
-        }
+        let work = context.launch.scratch.join("work");
+        std::fs::create_dir_all(&work).map_err(|e| Failure::io("create", &work, &e))?;
         files::lay(&work, context.sources)?;
         let places = Places {
             out: context.out,
@@ -127,7 +125,7 @@ impl Stage for RunCommand {
         let path = environment::path(&params.env, &places)?;
         let mut command = Command::new(located(program, &work, path.as_deref()));
         command.arg0(program).args(arguments).current_dir(&work).stdin(Stdio::null());
-        environment::set(&mut command, &params.env, &places, &temp)?;
+        environment::set(&mut command, &params.env, &places, context.launch.scratch)?;
 
         let ended =
             child::run(&mut command, context, child::GRACE).map_err(|e| verdict::not_started(program, &command, &e))?;

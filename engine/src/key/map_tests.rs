@@ -21,6 +21,7 @@ fn key(value: &Value) -> Digest {
         Param { name: "env", shape: shape(), default: Some(json!({})), unit: "", doc: String::new(), memory: "" };
     let mut node = load_text(MANIFEST, &[]).unwrap().stages.remove(0);
     node.kind = Arc::new(Fake { kind: "k", version: 1, params: vec![param], ports: &[], output: "x" });
+    node.declared = node.kind.params().into();
     node.params = Arc::new(json!({ "env": value }));
     action_key(&node, &BTreeMap::new(), &[], "n").key
 }

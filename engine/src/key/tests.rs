@@ -66,6 +66,7 @@ fn every_argument_of_the_key_matters() {
         let mut pipeline = load_text(MANIFEST, &[&format!("lora.rank={rank}")]).unwrap();
         let mut node = pipeline.stages.remove(3);
         node.kind = Arc::new(fake);
+        node.declared = node.kind.params().into();
         node.seed = 5;
         node
     };
@@ -149,6 +150,7 @@ fn a_new_optional_parameter_keeps_old_keys() {
     added.name = "later";
     params.push(added);
     node.kind = Arc::new(Fake { kind: "train-lora", version: 1, params, ports: &[], output: "adapter" });
+    node.declared = node.kind.params().into();
     assert_eq!(action_key(&node, &BTreeMap::new(), &[], "n"), old);
     Arc::make_mut(&mut node.params)["later"] = json!(3);
     assert_ne!(action_key(&node, &BTreeMap::new(), &[], "n"), old);

@@ -78,6 +78,7 @@ pub(super) fn expand(
                 name: name(draft.name, stage, sweep, &setting),
                 base: stage as u32,
                 kind: Arc::clone(kind),
+                declared: Arc::clone(&draft.declared),
                 params: Arc::clone(&variant.params),
                 seed: seed_of(sweep, &setting).unwrap_or(seed),
                 options: Arc::clone(options),

@@ -7,7 +7,7 @@ use super::words::{list, suggest};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::graph::StageId;
 use crate::options::{Declared, StageOptions};
-use crate::param::ParamSet;
+use crate::param::{Param, ParamSet};
 use crate::registry::Registry;
 use crate::stage::{Port, Stage};
 use serde_json::Value;
@@ -23,6 +23,7 @@ pub(super) struct Draft<'a> {
     pub(super) place: &'a Place,
     pub(super) table: Option<&'a Table>,
     pub(super) kind: Option<Arc<dyn Stage>>,
+    pub(super) declared: Arc<[Param]>,
     pub(super) params: Option<Arc<Value>>,
     pub(super) options: Option<Arc<StageOptions>>,
     pub(super) output: Option<&'static str>,
@@ -40,7 +41,10 @@ pub(super) struct Link<'a> {
 
 /// Reads the stages one by one, then connects them.
 pub(super) fn read<'a>(checker: &mut Checker<'_>, registry: &Registry, stages: &'a Table) -> Vec<Draft<'a>> {
-    let mut drafts: Vec<Draft<'_>> = stages.0.iter().map(|entry| draft(checker, registry, entry)).collect();
+    // What a kind declares is text for people too, and costs more to make than a stage costs to check.
+    let mut declared: BTreeMap<&'static str, Arc<[Param]>> = BTreeMap::new();
+    let mut drafts: Vec<Draft<'_>> =
+        stages.0.iter().map(|entry| draft(checker, registry, entry, &mut declared)).collect();
     let ids: BTreeMap<&str, StageId> =
         drafts.iter().enumerate().map(|(i, draft)| (draft.name, StageId(i as u32))).collect();
     for at in 0..drafts.len() {
@@ -50,10 +54,24 @@ pub(super) fn read<'a>(checker: &mut Checker<'_>, registry: &Registry, stages: &
     drafts
 }
 
-fn draft<'a>(checker: &mut Checker<'_>, registry: &Registry, entry: &'a Entry) -> Draft<'a> {
+fn draft<'a>(
+    checker: &mut Checker<'_>,
+    registry: &Registry,
+    entry: &'a Entry,
+    declared: &mut BTreeMap<&'static str, Arc<[Param]>>,
+) -> Draft<'a> {
     let (name, place) = (entry.key.as_str(), &entry.key_place);
-    let mut draft =
-        Draft { name, place, table: None, kind: None, params: None, options: None, output: None, inputs: Vec::new() };
+    let mut draft = Draft {
+        name,
+        place,
+        table: None,
+        kind: None,
+        declared: Arc::default(),
+        params: None,
+        options: None,
+        output: None,
+        inputs: Vec::new(),
+    };
     let ambiguous = ["experiment", "sweep"].contains(&name).then_some("`--set NAME.KEY=VALUE` would be ambiguous");
     if let Some(wrong) = super::bad_name(name, &['-']).or(ambiguous) {
         let message = format!("a stage cannot have the name `{}`: {wrong}", name.escape_debug());
@@ -70,9 +88,11 @@ fn draft<'a>(checker: &mut Checker<'_>, registry: &Registry, entry: &'a Entry) -
     draft.table = Some(table);
     let Some(kind) = kind(checker, registry, name, place, table) else { return draft };
     let label = format!("stage kind `{}`", kind.kind());
-    let reserved = [RESERVED, StageOptions::names().as_slice()].concat();
+    let reserved = [RESERVED, StageOptions::names()].concat();
     let owner = Owner { name: &label, place, reserved: &reserved };
-    draft.params = checker.params(&owner, &kind.params(), table).map(Arc::new);
+    let declared = Arc::clone(declared.entry(kind.kind()).or_insert_with(|| kind.params().into()));
+    draft.params = checker.params(&owner, &declared, table).map(Arc::new);
+    draft.declared = declared;
     draft.options = options(checker, table);
     draft.output = draft.params.as_ref().map(|params| kind.output(params));
     draft.kind = Some(kind);
