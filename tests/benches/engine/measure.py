@@ -140,7 +140,7 @@ def hardware(work: Path) -> dict:
     kind = subprocess.run(["stat", "-f", "-c", "%T", work], capture_output=True, text=True).stdout.strip()
     return {
         "processor": name, "threads": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1),
-        "kernel": platform.release(), "file_system": kind,
+        "kernel": platform.release().split("-")[0], "file_system": kind,
     }
 
 
