@@ -150,8 +150,6 @@ pub struct StageContext<'a> {
     pub emit: &'a dyn Fn(Event),
     /// Whether the user asked to stop.
     pub stop: &'a dyn Fn() -> bool,
-    /// Most memory that the stage may take on its device, MiB. On the host the system sees to it.
-    pub memory_limit_mib: Option<u64>,
     /// Largest resident memory of programs that the stage started, MiB, if it saw to that: then this is what the record
     /// tells, and not this process's own.
     pub programs_mib: Cell<Option<f64>>,

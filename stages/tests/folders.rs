@@ -60,7 +60,6 @@ fn consolidate(base: &Path, adapter: Option<&Path>, params: &Value) -> tempfile:
         launch: Launch { root: out.path(), scratch: out.path(), log: out.path(), adopt: None },
         emit: &|_| (),
         stop: &|| false,
-        memory_limit_mib: None,
         programs_mib: std::cell::Cell::new(None),
         metrics: RefCell::default(),
         references: RefCell::default(),

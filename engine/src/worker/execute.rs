@@ -40,7 +40,6 @@ pub(crate) fn execute(
         launch: Launch { root: &job.root, scratch: &job.folder.join("scratch"), log: &job.log, adopt },
         emit,
         stop,
-        memory_limit_mib: job.memory_limit_mib,
         programs_mib: Cell::new(None),
         metrics: RefCell::default(),
         references: RefCell::default(),

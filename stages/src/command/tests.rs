@@ -22,7 +22,6 @@ fn run(dir: &Path, script: &str, own_group: bool, grace: Duration) -> child::End
         launch: Launch { root: dir, scratch: dir, log: &log, adopt: own_group.then_some(&adopt) },
         emit: &|_| (),
         stop: &|| dir.join("begun").exists(),
-        memory_limit_mib: None,
         programs_mib: std::cell::Cell::new(None),
         metrics: RefCell::default(),
         references: RefCell::default(),

@@ -91,6 +91,9 @@ impl Stage for Fake {
     fn output(&self, params: &Value) -> &'static str {
         if params.get("dataset").is_some_and(Value::is_object) { "dataset" } else { self.output }
     }
+    fn computes(&self) -> bool {
+        self.kind == "train-lora"
+    }
     fn isolated(&self) -> bool {
         false
     }
