@@ -77,7 +77,7 @@ impl Stage for Kind {
 fuzz_target!(|input: (String, Option<String>)| {
     let (text, set) = input;
     let registry = Registry::new(vec![Box::new(Kind)]);
-    let options = LoadOptions { sets: set.into_iter().collect(), cwd: PathBuf::from("/here"), root: None };
+    let options = LoadOptions { sets: set.into_iter().collect(), cwd: PathBuf::from("/here"), ..LoadOptions::default() };
     if let Err(problems) = parse(&registry, text, Path::new("m.toml"), Path::new("/root"), &options) {
         assert!(!problems.0.is_empty());
         for problem in &problems.0 {
