@@ -59,13 +59,8 @@ fn a_grid_multiplies_what_it_reaches_and_nothing_else() {
 #[test]
 fn lists_go_together_and_an_ablation_changes_one_thing_at_a_time() {
     let text = "[sweep.zip]\n\"lora.rank\" = [1, 2]\n\"lora.rate\" = [0.1, 0.2]\n";
-    assert_eq!(
-        names(text)[3..],
-        ["lora[rate=0.1,rank=1]", "lora[rate=0.2,rank=2]"].map(|name| {
-            // The axes are named in the order of the manifest.
-            name.replace("rate=0.1,rank=1", "rank=1,rate=0.1").replace("rate=0.2,rank=2", "rank=2,rate=0.2")
-        })
-    );
+    // The axes are named in the order of the manifest.
+    assert_eq!(names(text)[3..], ["lora[rank=1,rate=0.1]", "lora[rank=2,rate=0.2]"]);
     let text = "rank = 8\n[sweep.ablate]\n\"lora.rank\" = 1\n\"lora.modules\" = [\"q_proj\"]\n\"lora.rate\" = [2, 3]\n";
     assert_eq!(
         names(text)[3..],
