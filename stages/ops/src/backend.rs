@@ -84,6 +84,11 @@ pub trait Memory:
     fn write_buffer(&self, buffer: &mut Buffer<Self>, values: &[f32]) -> Result<(), OpError>;
     /// Overwrites an f32 buffer with as many host values.
     fn write_params(&self, buffer: &mut ParamBuffer<Self>, values: &[f32]) -> Result<(), OpError>;
+    /// Runs `allocate` without the clearing of what it allocates, where the device can leave that out, and tells whether
+    /// something was left out: then the memory holds anything, and the caller writes all of it before it is read.
+    fn unwritten<R>(&self, allocate: impl FnOnce() -> R) -> (R, bool) {
+        (allocate(), false)
+    }
     /// Sets a buffer of `Elem` to zero.
     fn zero_buffer(&self, buffer: &mut Buffer<Self>) -> Result<(), OpError>;
     /// Sets an f32 buffer to zero.

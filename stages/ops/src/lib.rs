@@ -55,7 +55,7 @@ pub use host::{
     act_from_vec, act_to_vec, matrix_from_vec, matrix_to_vec, vector_from_vec, vector_to_vec, weight_from_vec,
     weight_to_vec,
 };
-pub use linear::{Linear, Lora, linear, linear_again};
+pub use linear::{Linear, Lora, linear, linear_group, linear_onto};
 pub use mapped::MappedFile;
 pub use param::ParamRef;
 pub use recompute::{Recompute, recompute};

@@ -30,11 +30,14 @@ pub fn recompute<B: Backend, T: Record<B>, P: Recompute<B> + 'static>(
             let d_out = dev.take(grads.acts.get_or_alloc_mut(&out_ghost).map_err(OpError::device)?)?;
             let (again, inner) = part.run(x.clone().put_tape(OpTape::default()))?.split_tape();
             let mut outer = std::mem::replace(&mut grads.acts, Gradients::leaky());
-            *grads.acts.get_or_alloc_mut(&again).map_err(OpError::device)? = d_out;
+            *dev.unwritten(|| grads.acts.get_or_alloc_mut(&again)).0.map_err(OpError::device)? = d_out;
             drop(again);
             // What later ops already gave `x` goes in first, so that the part adds to it as it would have on one tape.
-            let d_x = dev.take(outer.get_or_alloc_mut(&x).map_err(OpError::device)?)?;
-            *grads.acts.get_or_alloc_mut(&x).map_err(OpError::device)? = d_x;
+            let (d_x, unwritten) = dev.unwritten(|| outer.get_or_alloc_mut(&x));
+            let d_x = dev.take(d_x.map_err(OpError::device)?)?;
+            if !unwritten {
+                *dev.unwritten(|| grads.acts.get_or_alloc_mut(&x)).0.map_err(OpError::device)? = d_x;
+            }
             inner.run(grads)?;
             let d_x = dev.take(grads.acts.get_or_alloc_mut(&x).map_err(OpError::device)?)?;
             *outer.get_or_alloc_mut(&x).map_err(OpError::device)? = d_x;

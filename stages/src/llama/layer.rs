@@ -7,7 +7,7 @@ use crate::failure::OrFail;
 use anneal_engine::Failure;
 use anneal_ops::{
     Act, Again, Backend, Heads, LayerCache, Layout, Linear, NoneTape, OpError, PutTape, Recompute, Record, RopeTable,
-    SplitTape, Vector, add, attention, cached_attention_batch, linear, linear_again, recompute, rms_norm, rope, swiglu,
+    SplitTape, Vector, attention, cached_attention_batch, linear_group, linear_onto, recompute, rms_norm, rope, swiglu,
     vector_from_vec, weight_from_vec,
 };
 use std::rc::Rc;
@@ -105,10 +105,8 @@ impl<B: Backend> Layer<B> {
         pass: &Pass<B>,
         again: Option<&Rc<Again<B>>>,
     ) -> Result<[Act<B, T>; 3], OpError> {
-        let (h, tape) = h.split_tape();
-        let q = linear_again(h.clone().put_tape(tape), &self.q_proj, pass.key(0), again)?;
-        let k = linear_again(h.clone().put_tape(T::default()), &self.k_proj, pass.key(1), again)?;
-        let v = linear_again(h.put_tape(T::default()), &self.v_proj, pass.key(2), again)?;
+        let modules = [(&self.q_proj, pass.key(0)), (&self.k_proj, pass.key(1)), (&self.v_proj, pass.key(2))];
+        let [q, k, v] = linear_group(h, modules, again)?;
         let q = rope(q, pass.heads.head_dim, &pass.rope, &pass.positions)?;
         let k = rope(k, pass.heads.head_dim, &pass.rope, &pass.positions)?;
         Ok([q, k, v])
@@ -119,12 +117,10 @@ impl<B: Backend> Layer<B> {
         let norm = &self.post_attention_layernorm;
         let again = pass.norm_again::<T>(&x, norm);
         let h = rms_norm(x.clone().put_tape(tape), norm, pass.eps, pass.train_base)?;
-        let (h, tape) = h.split_tape();
-        let gate = linear_again(h.clone().put_tape(tape), &self.gate_proj, pass.key(4), again.as_ref())?;
-        let up = linear_again(h.put_tape(T::default()), &self.up_proj, pass.key(5), again.as_ref())?;
+        let modules = [(&self.gate_proj, pass.key(4)), (&self.up_proj, pass.key(5))];
+        let [gate, up] = linear_group(h, modules, again.as_ref())?;
         let again = pass.swiglu_again::<T>(&gate, &up);
-        let down = linear_again(swiglu(gate, up)?, &self.down_proj, pass.key(6), again.as_ref())?;
-        add(down, x.put_tape(T::default()))
+        linear_onto(swiglu(gate, up)?, x, &self.down_proj, pass.key(6), again.as_ref())
     }
 
     /// The block. What it keeps for backward is the pass's choice.
@@ -151,8 +147,7 @@ impl<B: Backend> Layer<B> {
         let h = rms_norm(x.clone().put_tape(tape), &self.input_layernorm, pass.eps, pass.train_base)?;
         let [q, k, v] = self.queries_keys_values(h, pass, again.as_ref())?;
         let mixed = attention(q, k, v, pass.heads, layout)?;
-        let out = linear(mixed, &self.o_proj, pass.key(3))?;
-        self.mlp(add(out, x.put_tape(T::default()))?, pass)
+        self.mlp(linear_onto(mixed, x, &self.o_proj, pass.key(3), None)?, pass)
     }
 
     pub(super) fn forward_cached(
@@ -165,8 +160,7 @@ impl<B: Backend> Layer<B> {
         let h = rms_norm(x.clone(), &self.input_layernorm, pass.eps, false)?;
         let [q, k, v] = self.queries_keys_values::<NoneTape>(h, pass, None)?;
         let mixed = cached_attention_batch(q, k, v, pass.heads, caches, rows)?;
-        let out = linear(mixed, &self.o_proj, None)?;
-        self.mlp(add(out, x)?, pass)
+        self.mlp(linear_onto(mixed, x, &self.o_proj, None, None)?, pass)
     }
 }
 

@@ -36,6 +36,15 @@ pub trait AddKernel: Sized {
         Self: Memory;
 }
 
+/// Gives `d` to a gradient's slot: as it is if the slot is [`Memory::unwritten`], else added.
+pub(crate) fn put<B: Backend>(dev: &B, slot: &mut Buffer<B>, unwritten: bool, d: Buffer<B>) -> Result<(), OpError> {
+    if unwritten {
+        *slot = d;
+        return Ok(());
+    }
+    dev.accumulate(slot, &d)
+}
+
 /// `x + y`, both `[tokens, width]`.
 ///
 /// Without a tape `x` is overwritten if nothing else shares its storage. With one a new tensor is made, because the
@@ -59,7 +68,8 @@ pub fn add<B: Backend, T: Record<B>>(x: Act<B, T>, y: Act<B, T>) -> Result<Act<B
     tape.record(node(dev.clone(), "add.backward", move |grads| {
         let d_out = dev.take(grads.acts.get_or_alloc_mut(&out_ghost).map_err(OpError::device)?)?;
         dev.accumulate(grads.acts.get_or_alloc_mut(&x).map_err(OpError::device)?, &d_out)?;
-        dev.accumulate(grads.acts.get_or_alloc_mut(&y).map_err(OpError::device)?, &d_out)
+        let (slot, unwritten) = dev.unwritten(|| grads.acts.get_or_alloc_mut(&y));
+        put(&dev, slot.map_err(OpError::device)?, unwritten, d_out)
     }));
     Ok(out.put_tape(tape))
 }

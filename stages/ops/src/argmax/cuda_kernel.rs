@@ -66,6 +66,7 @@ impl ArgmaxKernel for Cuda {
                 c: Operand::f32(slice_addr(&logits), vocabulary),
                 alpha: 1.0,
                 beta: 0.0,
+                source: None,
             };
             let addresses = (slice_addr(&ids) + 4 * first as u64, slice_addr(&logits));
             // SAFETY: rows `first..first + count` lie in x; `logits` has room for `each` rows, `ids` for all.

@@ -32,6 +32,7 @@ pub use cache::LayerCache;
 pub use layout::{Layout, Prefix, Segment};
 
 use crate::OpError;
+use crate::add::put;
 use crate::backend::{Act, Backend, Buffer, Memory, Vector};
 use crate::profile::{node, span};
 use crate::tape::Record;
@@ -159,8 +160,9 @@ pub fn attention<B: Backend, T: Record<B>>(
             let d = dev.take(grads.acts.get_or_alloc_mut(&saved.out).map_err(OpError::device)?)?;
             let d_inputs = dev.attention_backward(&saved, &d, heads, &layout)?;
             drop(d);
-            for (d_input, input) in d_inputs.iter().zip([&saved.q, &saved.k, &saved.v]) {
-                dev.accumulate(grads.acts.get_or_alloc_mut(input).map_err(OpError::device)?, d_input)?;
+            for (d_input, input) in d_inputs.into_iter().zip([&saved.q, &saved.k, &saved.v]) {
+                let (slot, unwritten) = dev.unwritten(|| grads.acts.get_or_alloc_mut(input));
+                put(&dev, slot.map_err(OpError::device)?, unwritten, d_input)?;
             }
             Ok(())
         }));

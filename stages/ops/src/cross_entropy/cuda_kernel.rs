@@ -52,6 +52,7 @@ impl Head<'_> {
             c: Operand::f32(slice_addr(&self.logits), self.vocabulary),
             alpha: 1.0,
             beta: 0.0,
+            source: None,
         };
         // SAFETY: inputs and logits were made for a chunk of at least `count` rows.
         unsafe { gemm(self.dev, &call) }
@@ -91,6 +92,7 @@ impl Head<'_> {
             c: Operand::bf16(d_rows, self.width),
             alpha: 1.0,
             beta: 0.0,
+            source: None,
         };
         // SAFETY: d_rows is the address of `count * width` elements.
         unsafe { gemm(self.dev, &call) }
@@ -107,6 +109,7 @@ impl Head<'_> {
             c: d_weight,
             alpha: 1.0,
             beta: if add { 1.0 } else { 0.0 },
+            source: None,
         };
         // SAFETY: d_weight holds `vocabulary * width` elements.
         unsafe { gemm(self.dev, &call) }

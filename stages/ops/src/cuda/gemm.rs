@@ -52,7 +52,8 @@ impl Operand {
 }
 
 /// `C[m,n] = alpha * op(A)[m,k] op(B)[k,n] + beta * C`. A and B are both bf16 or both f32 (then f32 arithmetic, no
-/// TF32); C is either and not transposed. With beta 0, C is not read.
+/// TF32); C is either and not transposed. With beta 0, C is not read. With a `source`, that matrix, which has C's type and
+/// stride, stands for the C on the right.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Gemm {
     pub(crate) m: usize,
@@ -63,6 +64,14 @@ pub(crate) struct Gemm {
     pub(crate) c: Operand,
     pub(crate) alpha: f32,
     pub(crate) beta: f32,
+    pub(crate) source: Option<u64>,
+}
+
+impl Gemm {
+    /// `C = op(A) op(B)` of sizes `[m, n, k]`.
+    pub(crate) fn new([m, n, k]: [usize; 3], a: Operand, b: Operand, c: Operand) -> Self {
+        Self { m, n, k, a, b, c, alpha: 1.0, beta: 0.0, source: None }
+    }
 }
 
 /// Sums over fewer tokens than this are left to the plain kernel: they are bound by writing C, and cuBLASLt's algorithms
@@ -88,7 +97,8 @@ fn zero(call: &Gemm) -> Result<(), OpError> {
 /// If types or strides do not fit, or the device failed.
 ///
 /// # Safety
-/// The operands' addresses are those of live allocations that hold the matrices; C overlaps neither A nor B.
+/// The addresses are those of live allocations that hold the matrices; C overlaps neither A nor B, nor, unless it is
+/// the same, the source.
 pub(crate) unsafe fn gemm(dev: &Cuda, call: &Gemm) -> Result<(), OpError> {
     let width = |o: &Operand, rows: usize, cols: usize| if o.transposed { rows } else { cols };
     let wide = call.a.ld >= width(&call.a, call.m, call.k) && call.b.ld >= width(&call.b, call.k, call.n);
@@ -98,10 +108,10 @@ pub(crate) unsafe fn gemm(dev: &Cuda, call: &Gemm) -> Result<(), OpError> {
     if call.m == 0 || call.n == 0 {
         return Ok(());
     }
-    if call.k == 0 {
+    if call.k == 0 && call.source.is_none() {
         return if call.beta == 0.0 { zero(call) } else { Ok(()) };
     }
-    if call.a.transposed && call.k < FEW_TOKENS {
+    if call.k == 0 || (call.a.transposed && call.k < FEW_TOKENS) {
         // SAFETY: the caller's promise; the list is the kernel's.
         return unsafe { plain(dev, call) };
     }
@@ -137,6 +147,7 @@ pub(super) unsafe fn plain(dev: &Cuda, call: &Gemm) -> Result<(), OpError> {
         b_col,
         Arg::Ptr(call.c.addr),
         kind(&call.c),
+        Arg::Ptr(call.source.unwrap_or(call.c.addr)),
         Arg::U64(call.c.ld as u64),
         Arg::U64(call.m as u64),
         Arg::U64(call.n as u64),

@@ -34,7 +34,7 @@ struct Key {
     types: (Dtype, Dtype),
     transposed: (bool, bool),
     strides: [usize; 3],
-    alignments: [u32; 3],
+    alignments: [u32; 4],
     /// Whether the sum is long enough to be cut.
     many: bool,
 }
@@ -113,8 +113,13 @@ fn describe(call: &Gemm) -> Result<sys::cublasLtMatmulDesc_t, OpError> {
 }
 
 /// Alignment of an address that an algorithm may rely on.
-fn alignment(operand: &Operand) -> u32 {
-    1 << operand.addr.trailing_zeros().min(4)
+fn alignment(addr: u64) -> u32 {
+    1 << addr.trailing_zeros().min(4)
+}
+
+/// Of A, B, the source and C.
+fn alignments(call: &Gemm) -> [u32; 4] {
+    [call.a.addr, call.b.addr, call.source.unwrap_or(call.c.addr), call.c.addr].map(alignment)
 }
 
 impl Lt {
@@ -142,12 +147,13 @@ impl Lt {
         } else {
             Reduction::CUBLASLT_REDUCTION_SCHEME_NONE
         };
+        let [a_bytes, b_bytes, source_bytes, c_bytes] = alignments(call);
         let numbers = [
             (PrefAttribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reduction as u32),
-            (PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(&call.b)),
-            (PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(&call.a)),
-            (PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(&call.c)),
-            (PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(&call.c)),
+            (PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b_bytes),
+            (PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a_bytes),
+            (PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, source_bytes),
+            (PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c_bytes),
         ];
         for (which, value) in numbers {
             // SAFETY: these attributes are u32.
@@ -189,7 +195,7 @@ impl Lt {
                 b.0,
                 call.a.addr as *const c_void,
                 a.0,
-                call.c.addr as *const c_void,
+                call.source.unwrap_or(call.c.addr) as *const c_void,
                 c.0,
                 call.c.addr as *mut c_void,
                 c.0,
@@ -211,7 +217,7 @@ impl Lt {
             types: (call.a.dtype, call.c.dtype),
             transposed: (call.a.transposed, call.b.transposed),
             strides: [call.a.ld, call.b.ld, call.c.ld],
-            alignments: [&call.a, &call.b, &call.c].map(alignment),
+            alignments: alignments(call),
             many: call.k >= CUT_FROM,
         };
         if !self.plans.contains_key(&key) {

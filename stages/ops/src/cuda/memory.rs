@@ -10,9 +10,10 @@ use dfdx::tensor::{CudaError, Storage, Tensor, ZerosTensor};
 
 use super::context::{ask, context};
 use super::door::{addr, slice_addr};
+use super::unwritten::unwritten;
 use super::{Bf16, Slice};
 use crate::OpError;
-use crate::backend::{Act, Buffer, Matrix, Memory, MemoryUse, ParamBuffer, Transfer, Vector};
+use crate::backend::{Act, Buffer, Memory, MemoryUse, ParamBuffer, Transfer, Vector};
 use crate::cpu::memory::expect_len;
 
 fn bytes_of<T>(len: usize) -> usize {
@@ -41,16 +42,16 @@ fn allocate<T>(bytes: usize, mut attempt: impl FnMut() -> Result<T, DriverError>
     })
 }
 
-/// As [`allocate`], for what dfdx allocates.
+/// As [`allocate`], for what dfdx allocates; not cleared.
 fn tensor<S: Shape, E: Unit>(dev: &Cuda, shape: S) -> Result<Tensor<S, E, Cuda>, OpError> {
-    allocate(bytes_of::<E>(shape.num_elements()), || match dev.try_zeros_like(&shape) {
+    allocate(bytes_of::<E>(shape.num_elements()), || match unwritten(|| dev.try_zeros_like(&shape)).0 {
         Ok(tensor) => Ok(tensor),
         Err(CudaError::Driver(error)) => Err(error),
         Err(_) => Err(DriverError(sys::CUresult::CUDA_ERROR_UNKNOWN)),
     })
 }
 
-/// A fresh activation for an output. dfdx zeroes it today; kernels write every element all the same.
+/// A fresh activation for an output, holding anything: kernels write every element.
 pub(crate) fn new_act(dev: &Cuda, rows: usize, width: usize) -> Result<Act<Cuda>, OpError> {
     tensor(dev, (rows, width))
 }
@@ -58,11 +59,6 @@ pub(crate) fn new_act(dev: &Cuda, rows: usize, width: usize) -> Result<Act<Cuda>
 /// A fresh f32 vector; as [`new_act`].
 pub(crate) fn new_vector(dev: &Cuda, len: usize) -> Result<Vector<Cuda>, OpError> {
     tensor(dev, (len,))
-}
-
-/// A fresh f32 matrix; as [`new_act`].
-pub(crate) fn new_matrix(dev: &Cuda, rows: usize, cols: usize) -> Result<Matrix<Cuda>, OpError> {
-    tensor(dev, (rows, cols))
 }
 
 /// Uninitialised device memory, freed in stream order when dropped.
@@ -166,6 +162,10 @@ impl Memory for Cuda {
     fn take(&self, slot: &mut Buffer<Self>) -> Result<Buffer<Self>, OpError> {
         let empty = Storage::<Bf16>::try_alloc_len(self, 0).map_err(OpError::device)?;
         Ok(std::mem::replace(slot, empty))
+    }
+
+    fn unwritten<R>(&self, allocate: impl FnOnce() -> R) -> (R, bool) {
+        unwritten(allocate)
     }
 
     fn write_buffer(&self, buffer: &mut Buffer<Self>, values: &[f32]) -> Result<(), OpError> {

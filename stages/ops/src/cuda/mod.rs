@@ -16,6 +16,7 @@ mod lt;
 mod memory;
 #[cfg(test)]
 mod tests;
+mod unwritten;
 
 pub use context::bus_id;
 pub(crate) use context::{describe, multiprocessors, open};
@@ -23,7 +24,7 @@ pub(crate) use door::{addr, slice_addr};
 pub use element::Bf16;
 pub(crate) use gemm::{Gemm, Operand, gemm};
 pub(crate) use launch::{Arg, Grid, launch};
-pub(crate) use memory::{download, new_act, new_matrix, new_vector, scratch, upload};
+pub(crate) use memory::{download, new_act, new_vector, scratch, upload};
 
 /// Device memory of `T`: what [`scratch`] returns, and what the buffers behind tensors and gradients deref to.
 pub(crate) type Slice<T> = cudarc::driver::CudaSlice<T>;

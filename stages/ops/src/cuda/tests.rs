@@ -1,11 +1,12 @@
 //! Tests of what kernels share, on the GPU; skipped where there is none.
 
-use dfdx::prelude::Cuda;
+use dfdx::prelude::{Cuda, ZerosTensor};
 
 use super::gemm::plain;
 use super::*;
 use crate::OpError;
 use crate::backend::{Memory, Transfer};
+use crate::host::vector_to_vec;
 use crate::testing::{close, gpu, inputs, wide};
 
 fn values(seed: u64, len: usize) -> Vec<f32> {
@@ -124,7 +125,7 @@ fn multiply(dev: &Cuda, case: &Case, by_hand: bool) -> (Vec<f32>, Vec<f64>) {
     let (_a, a_on) = operand(dev, &a, [m, k], case.wide.0, case.transposed.0);
     let (_b, b_on) = operand(dev, &b, [k, n], case.wide.0, case.transposed.1);
     let (out, c_on) = operand(dev, &c, [m, n], case.wide.1, false);
-    let call = Gemm { m, n, k, a: a_on, b: b_on, c: c_on, alpha: 0.5, beta: case.beta };
+    let call = Gemm { m, n, k, a: a_on, b: b_on, c: c_on, alpha: 0.5, beta: case.beta, source: None };
     // SAFETY: the operands hold the matrices.
     unsafe { if by_hand { plain(dev, &call) } else { gemm(dev, &call) } }.unwrap();
     let (a, b, c) = (wide(&a), wide(&b), wide(&c));
@@ -175,6 +176,7 @@ fn products_over_nothing_and_wrong_operands() {
         c: Operand::f32(slice_addr(&c), 3),
         alpha: 1.0,
         beta: 1.0,
+        source: None,
     };
     // SAFETY: nothing is read; C has 6 elements.
     unsafe {
@@ -185,6 +187,45 @@ fn products_over_nothing_and_wrong_operands() {
         let mixed = Gemm { k: 1, b: Operand::f32(slice_addr(&c), 3), ..call };
         assert!(gemm(&dev, &mixed).unwrap_err().to_string().contains("do not fit together"));
     }
+}
+
+/// The matrix added may be another than C, also where nothing is summed.
+#[test]
+fn a_products_source_may_be_another_matrix() {
+    let Some(dev) = gpu() else { return };
+    for [m, n, k] in [[64, 128, 256], [3, 5, 7], [2, 9, 0]] {
+        let (a, b, source) = (values(1, m * k + 1), values(2, k * n + 1), values(3, m * n));
+        let (_a, a_on) = operand(&dev, &a[..m * k], [m, k], false, false);
+        let (_b, b_on) = operand(&dev, &b[..k * n], [k, n], false, false);
+        let (_source, source_on) = operand(&dev, &source, [m, n], false, false);
+        let (out, c_on) = operand(&dev, &vec![9.0; m * n], [m, n], false, false);
+        let call = Gemm { beta: 1.0, source: Some(source_on.addr), ..Gemm::new([m, n, k], a_on, b_on, c_on) };
+        // SAFETY: the operands hold the matrices.
+        unsafe { gemm(&dev, &call) }.unwrap();
+        let want = |i: usize| {
+            let dot = |j: usize| f64::from(a[i / n * k + j]) * f64::from(b[j * n + i % n]);
+            f64::from(source[i]) + (0..k).map(dot).sum::<f64>()
+        };
+        let want: Vec<f64> = (0..m * n).map(want).collect();
+        close(&format!("{m} {n} {k}"), &out.read(&dev), &want, 1.0 / 128.0);
+    }
+}
+
+/// dfdx's clearing is left out only inside `unwritten`, and its caller is told.
+#[test]
+fn memory_is_cleared_unless_left_out() {
+    let Some(dev) = gpu() else { return };
+    // A pool that hands out what was freed last shows what was there.
+    let full = || drop(upload(&dev, &[1.0f32; 1 << 16]).unwrap());
+    full();
+    let (made, left_out) = dev.unwritten(|| ZerosTensor::<f32>::try_zeros_like(&dev, &(1 << 16,)));
+    assert!(made.is_ok() && left_out);
+    let (_, left_out) = dev.unwritten(|| ());
+    assert!(!left_out);
+    drop(made);
+    full();
+    let cleared = ZerosTensor::<f32>::try_zeros_like(&dev, &(1 << 16,)).unwrap();
+    assert!(vector_to_vec::<Cuda>(&cleared).iter().all(|x| *x == 0.0));
 }
 
 /// The rule that decoding one prompt and many give the same answers rests on.
@@ -198,7 +239,7 @@ fn a_rows_bits_do_not_depend_on_the_number_of_rows() {
         let (_a, a_on) = operand(&dev, &a, [4100, k], false, false);
         let rows = |m: usize| {
             let (out, c_on) = operand(&dev, &vec![0.0; m * n], [m, n], wide, false);
-            let call = Gemm { m, n, k, a: a_on, b: b_on.t(), c: c_on, alpha: 1.0, beta: 0.0 };
+            let call = Gemm { m, n, k, a: a_on, b: b_on.t(), c: c_on, alpha: 1.0, beta: 0.0, source: None };
             // SAFETY: A has 4100 rows, of which m are used.
             unsafe { gemm(&dev, &call) }.unwrap();
             out.read(&dev)

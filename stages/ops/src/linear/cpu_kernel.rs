@@ -6,10 +6,10 @@ use dfdx::prelude::{Cpu, TensorFromVec};
 use dfdx::shapes::HasShape;
 
 use super::products::{add_branch, drop_out, forward};
-use super::{Dropout, Linear, LinearKernel, Lora};
+use super::{Dropout, Group, Linear, LinearKernel, Lora, Slots};
 use crate::OpError;
 use crate::add::add_assign;
-use crate::backend::{Act, Buffer, Matrix, ParamBuffer, Weight};
+use crate::backend::{Act, Buffer, Matrix};
 use crate::cpu::gemm::{Mat, On, gemm, product};
 use crate::cpu::memory::expect_len;
 use crate::cpu::{simd, slice};
@@ -28,123 +28,109 @@ fn dropped(x: &[f32], dropout: Option<Dropout>) -> Cow<'_, [f32]> {
     }
 }
 
+/// One module's output and, with a branch, `u`.
+fn forward_one(
+    x: &Act<Cpu>,
+    args: &Linear<Cpu>,
+    dropout: Option<Dropout>,
+    onto: Option<&Act<Cpu>>,
+) -> Result<(Act<Cpu>, Option<Matrix<Cpu>>), OpError> {
+    let dev = x.device();
+    let (&(rows, width), &(outs, _)) = (x.shape(), args.weight.shape());
+    let (x, weight) = (slice::matrix(OP, x)?, slice::matrix(OP, &args.weight)?);
+    let mut y = forward(x, rows, width, weight, outs);
+    let mut saved = None;
+    if let Some(lora) = &args.lora {
+        let (a, b) = (slice::matrix(OP, &lora.a)?, slice::matrix(OP, &lora.b)?);
+        let r = lora.a.shape().0;
+        let u = forward(&dropped(x, dropout), rows, width, a, r);
+        add_branch(&mut y, lora.scaling, &u, rows, b, outs, r);
+        saved = Some(dev.try_tensor_from_vec(u, (rows, r)).map_err(OpError::device)?);
+    }
+    if let (Some(bias), true) = (&args.bias, outs > 0) {
+        let bias = slice::vector(OP, bias)?;
+        for y in y.chunks_exact_mut(outs) {
+            simd::add_assign(y, bias);
+        }
+    }
+    if let Some(onto) = onto {
+        add_assign(&mut y, slice::matrix(OP, onto)?);
+    }
+    Ok((dev.try_tensor_from_vec(y, (rows, outs)).map_err(OpError::device)?, saved))
+}
+
+/// `e = scaling * d B`, `[rows, r]`.
+fn branch_gradient(lora: &Lora<Cpu>, d: &[f32], rows: usize) -> Result<Vec<f32>, OpError> {
+    let &(outs, r) = lora.b.shape();
+    let b = slice::matrix(OP, &lora.b)?;
+    Ok(product(lora.scaling, Mat::new(d, rows, outs), Mat::new(b, outs, r), On::Pool))
+}
+
 impl LinearKernel for Cpu {
+    /// Each branch's `u`.
+    type Branches = Vec<Option<Matrix<Self>>>;
+
     fn linear_forward(
         &self,
         x: &Act<Self>,
-        args: &Linear<Self>,
-        dropout: Option<Dropout>,
-    ) -> Result<(Act<Self>, Option<Matrix<Self>>), OpError> {
-        let (&(rows, width), &(outs, _)) = (x.shape(), args.weight.shape());
-        let (x, weight) = (slice::matrix(OP, x)?, slice::matrix(OP, &args.weight)?);
-        let mut y = forward(x, rows, width, weight, outs);
-        let mut saved = None;
-        if let Some(lora) = &args.lora {
-            let (a, b) = (slice::matrix(OP, &lora.a)?, slice::matrix(OP, &lora.b)?);
-            let r = lora.a.shape().0;
-            let u = forward(&dropped(x, dropout), rows, width, a, r);
-            add_branch(&mut y, lora.scaling, &u, rows, b, outs, r);
-            saved = Some(self.try_tensor_from_vec(u, (rows, r)).map_err(OpError::device)?);
-        }
-        if let (Some(bias), true) = (&args.bias, outs > 0) {
-            let bias = slice::vector(OP, bias)?;
-            for y in y.chunks_exact_mut(outs) {
-                simd::add_assign(y, bias);
-            }
-        }
-        Ok((self.try_tensor_from_vec(y, (rows, outs)).map_err(OpError::device)?, saved))
-    }
-
-    fn linear_branch_gradient(
-        &self,
-        lora: &Lora<Self>,
-        d: &Buffer<Self>,
-        rows: usize,
-    ) -> Result<Matrix<Self>, OpError> {
-        let &(outs, r) = lora.b.shape();
-        expect_len(OP, d.len(), rows * outs)?;
-        let b = slice::matrix(OP, &lora.b)?;
-        let e = product(lora.scaling, Mat::new(d, rows, outs), Mat::new(b, outs, r), On::Pool);
-        self.try_tensor_from_vec(e, (rows, r)).map_err(OpError::device)
+        group: &Group<Self>,
+        onto: Option<&Act<Self>>,
+    ) -> Result<(Vec<Act<Self>>, Self::Branches), OpError> {
+        let modules = group.modules.iter().zip(&group.dropout);
+        let both = modules.map(|(args, dropout)| forward_one(x, args, *dropout, onto));
+        Ok(both.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
     }
 
     fn linear_backward(
         &self,
-        weight: &Weight<Self>,
-        d: &Buffer<Self>,
-        branch: Option<(&Lora<Self>, &Matrix<Self>)>,
-        dropout: Option<Dropout>,
-        d_x: &mut Buffer<Self>,
+        x: Option<&Act<Self>>,
+        group: &Group<Self>,
+        branches: &Self::Branches,
+        d: &[Buffer<Self>],
+        slots: Slots<'_, Self>,
     ) -> Result<(), OpError> {
-        let &(outs, width) = weight.shape();
-        let Some(rows) = d_x.len().checked_div(width) else { return Ok(()) };
-        expect_len(OP, d.len(), rows * outs)?;
-        let w = slice::matrix(OP, weight)?;
-        gemm(d_x, width, true, 1.0, Mat::new(d, rows, outs), Mat::new(w, outs, width), On::Pool);
-        if let Some((lora, e)) = branch {
+        let Slots { weights, params, input: d_x, .. } = slots;
+        let x = x.map(|x| slice::matrix(OP, x)).transpose()?;
+        // The last first, as nodes of their own would run.
+        for (((args, dropout), u), d) in group.modules.iter().zip(&group.dropout).zip(branches).zip(d).rev() {
+            let &(outs, width) = args.weight.shape();
+            let Some(rows) = d_x.len().checked_div(width) else { continue };
+            expect_len(OP, d.len(), rows * outs)?;
+            let d_rows = Mat::new(d, rows, outs);
+            let e = args.lora.as_ref().map(|lora| branch_gradient(lora, d, rows)).transpose()?;
+            if let (Some(lora), Some(x), Some(u), Some(e)) = (&args.lora, x, u, &e) {
+                let r = lora.a.shape().0;
+                let branch_x = dropped(x, *dropout);
+                let d_a = params.get_or_alloc_mut(&lora.a).map_err(OpError::gradient)?;
+                gemm(d_a, width, true, 1.0, Mat::new(e, rows, r).t(), Mat::new(&branch_x, rows, width), On::Pool);
+                let d_b = params.get_or_alloc_mut(&lora.b).map_err(OpError::gradient)?;
+                let u = Mat::new(slice::matrix(OP, u)?, rows, r);
+                gemm(d_b, r, true, lora.scaling, d_rows.t(), u, On::Pool);
+            }
+            if let (true, Some(x)) = (args.trainable, x) {
+                let d_weight = weights.get_or_alloc_mut(&args.weight).map_err(OpError::gradient)?;
+                gemm(d_weight, width, true, 1.0, d_rows.t(), Mat::new(x, rows, width), On::Pool);
+                if let (Some(bias), true) = (&args.bias, outs > 0) {
+                    let d_bias = params.get_or_alloc_mut(bias).map_err(OpError::gradient)?;
+                    for d in d.chunks_exact(outs) {
+                        simd::add_assign(d_bias, d);
+                    }
+                }
+            }
+            let weight = Mat::new(slice::matrix(OP, &args.weight)?, outs, width);
+            gemm(d_x, width, true, 1.0, d_rows, weight, On::Pool);
+            let (Some(lora), Some(e)) = (&args.lora, &e) else { continue };
             let r = lora.a.shape().0;
-            let (a, e) = (slice::matrix(OP, &lora.a)?, slice::matrix(OP, e)?);
-            let (e, a) = (Mat::new(e, rows, r), Mat::new(a, r, width));
+            let (e, a) = (Mat::new(e, rows, r), Mat::new(slice::matrix(OP, &lora.a)?, r, width));
             match dropout {
                 None => gemm(d_x, width, true, 1.0, e, a, On::Pool),
                 Some(dropout) => {
                     let mut through = product(1.0, e, a, On::Pool);
-                    drop_out(&mut through, dropout);
+                    drop_out(&mut through, *dropout);
                     add_assign(d_x, &through);
                 }
             }
         }
-        Ok(())
-    }
-
-    fn linear_backward_weight(
-        &self,
-        x: &Act<Self>,
-        d: &Buffer<Self>,
-        d_weight: &mut Buffer<Self>,
-    ) -> Result<(), OpError> {
-        let &(rows, width) = x.shape();
-        let Some(outs) = d_weight.len().checked_div(width) else { return Ok(()) };
-        expect_len(OP, d.len(), rows * outs)?;
-        let x = slice::matrix(OP, x)?;
-        gemm(d_weight, width, true, 1.0, Mat::new(d, rows, outs).t(), Mat::new(x, rows, width), On::Pool);
-        Ok(())
-    }
-
-    fn linear_backward_bias(&self, d: &Buffer<Self>, d_bias: &mut ParamBuffer<Self>) -> Result<(), OpError> {
-        if !d_bias.is_empty() {
-            for d in d.chunks_exact(d_bias.len()) {
-                simd::add_assign(d_bias, d);
-            }
-        }
-        Ok(())
-    }
-
-    fn linear_backward_a(
-        &self,
-        x: &Act<Self>,
-        e: &Matrix<Self>,
-        dropout: Option<Dropout>,
-        d_a: &mut ParamBuffer<Self>,
-    ) -> Result<(), OpError> {
-        let (&(rows, width), &(_, r)) = (x.shape(), e.shape());
-        let (x, e) = (slice::matrix(OP, x)?, slice::matrix(OP, e)?);
-        let x = dropped(x, dropout);
-        gemm(d_a, width, true, 1.0, Mat::new(e, rows, r).t(), Mat::new(&x, rows, width), On::Pool);
-        Ok(())
-    }
-
-    fn linear_backward_b(
-        &self,
-        lora: &Lora<Self>,
-        u: &Matrix<Self>,
-        d: &Buffer<Self>,
-        d_b: &mut ParamBuffer<Self>,
-    ) -> Result<(), OpError> {
-        let (&(rows, r), &(outs, _)) = (u.shape(), lora.b.shape());
-        expect_len(OP, d.len(), rows * outs)?;
-        let u = slice::matrix(OP, u)?;
-        gemm(d_b, r, true, lora.scaling, Mat::new(d, rows, outs).t(), Mat::new(u, rows, r), On::Pool);
         Ok(())
     }
 }

@@ -31,9 +31,23 @@ extern "C" __global__ void anneal_linear_dropout_add(const bf16* through, bf16* 
     }
 }
 
-// out = x rounded. Overwrites.
-extern "C" __global__ void anneal_linear_round(const float* x, bf16* out, uint64_t n) {
-    for (uint64_t i = first(); i < n; i += stride()) out[i] = to_bf16(x[i]);
+// out[at + i] = x[i] rounded, for six matrices x of n elements each. Overwrites.
+extern "C" __global__ void anneal_linear_round(bf16* out, const float* x0, uint64_t n0, uint64_t at0, const float* x1,
+                                               uint64_t n1, uint64_t at1, const float* x2, uint64_t n2, uint64_t at2,
+                                               const float* x3, uint64_t n3, uint64_t at3, const float* x4,
+                                               uint64_t n4, uint64_t at4, const float* x5, uint64_t n5,
+                                               uint64_t at5) {
+    const float* x[6] = {x0, x1, x2, x3, x4, x5};
+    const uint64_t n[6] = {n0, n1, n2, n3, n4, n5}, at[6] = {at0, at1, at2, at3, at4, at5};
+#pragma unroll
+    for (int m = 0; m < 6; ++m) {
+        for (uint64_t i = first(); i < n[m]; i += stride()) out[at[m] + i] = to_bf16(x[m][i]);
+    }
+}
+
+// to += x. Accumulates.
+extern "C" __global__ void anneal_linear_add(float* to, const float* x, uint64_t n) {
+    for (uint64_t i = first(); i < n; i += stride()) to[i] += x[i];
 }
 
 // y[row, col] += bias[col]. Accumulates.

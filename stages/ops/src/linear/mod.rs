@@ -4,8 +4,13 @@
 //! dropped-out input, `u = x' A^T` (saved, `[tokens, r]`) and `e = scaling * d B`:
 //! `d_x += d W + dropout(e A)`, `d_A += e^T x'`, `d_B += scaling * d^T u`, and only if trainable `d_W += d^T x`,
 //! `d_bias += sum of rows of d`. A frozen weight has no gradient; without a LoRA branch it does not even keep `x`.
+//!
+//! Modules of one input (q, k and v; gate and up) are one node, and a residual is added by the product itself: on a GPU
+//! the first reads the input once for all A, and the second needs no pass of its own, forward or backward.
 
 mod cpu_kernel;
+#[cfg(feature = "cuda")]
+mod cuda_branch;
 #[cfg(feature = "cuda")]
 mod cuda_kernel;
 pub(crate) mod matvec;
@@ -16,14 +21,15 @@ mod tests;
 
 use std::rc::Rc;
 
-use dfdx::prelude::{PutTape, SplitTape};
+use dfdx::prelude::{Gradients, PutTape, SplitTape};
 use dfdx::shapes::HasShape;
 
 use crate::OpError;
+use crate::add::put;
 use crate::again::{Again, Kept};
-use crate::backend::{Act, Backend, Buffer, Matrix, Memory, ParamBuffer, Vector, Weight};
+use crate::backend::{Act, Backend, Buffer, Matrix, Memory, Vector, Weight};
 use crate::profile::{node, span};
-use crate::tape::Record;
+use crate::tape::{Grads, Record};
 
 /// A linear layer's tensors and which of them learn.
 #[derive(Debug)]
@@ -78,62 +84,48 @@ pub struct Dropout {
     pub probability: f32,
 }
 
-/// What a device does for [`linear`].
+/// Modules of one input, as one node of the tape has them.
+pub struct Group<B: Memory> {
+    /// At least one; all have the input's width.
+    pub modules: Vec<Linear<B>>,
+    /// Of each module's branch.
+    pub dropout: Vec<Option<Dropout>>,
+}
+
+/// Where a group's backward adds its gradients.
+pub struct Slots<'a, B: Memory> {
+    /// Of weights that are trained.
+    pub weights: &'a mut Gradients<B::Elem, B>,
+    /// Of A, B and biases.
+    pub params: &'a mut Gradients<f32, B>,
+    /// The input's.
+    pub input: &'a mut Buffer<B>,
+    /// The input's holds anything so far: to be overwritten.
+    pub input_unwritten: bool,
+}
+
+/// What a device does for [`linear`] and its kin.
 pub trait LinearKernel: Sized {
-    /// `y`, and `u` if there is a LoRA branch.
+    /// What forward leaves of a group's LoRA branches for backward.
+    type Branches: 'static;
+    /// Each module's output; `onto`, of the shape of each, is added to them.
     fn linear_forward(
         &self,
         x: &Act<Self>,
-        args: &Linear<Self>,
-        dropout: Option<Dropout>,
-    ) -> Result<(Act<Self>, Option<Matrix<Self>>), OpError>
+        group: &Group<Self>,
+        onto: Option<&Act<Self>>,
+    ) -> Result<(Vec<Act<Self>>, Self::Branches), OpError>
     where
         Self: Memory;
-    /// `e = scaling * d B`, `[rows, r]`.
-    fn linear_branch_gradient(&self, lora: &Lora<Self>, d: &Buffer<Self>, rows: usize) -> Result<Matrix<Self>, OpError>
-    where
-        Self: Memory;
-    /// `d_x += d W`, and `+= dropout(e A)` if there is a branch.
+    /// Adds to the gradients of whatever learns and of the input. `x` is there if a module learns or has a branch; `d`
+    /// holds the gradient of each output.
     fn linear_backward(
         &self,
-        weight: &Weight<Self>,
-        d: &Buffer<Self>,
-        branch: Option<(&Lora<Self>, &Matrix<Self>)>,
-        dropout: Option<Dropout>,
-        d_x: &mut Buffer<Self>,
-    ) -> Result<(), OpError>
-    where
-        Self: Memory;
-    /// `d_W += d^T x`.
-    fn linear_backward_weight(
-        &self,
-        x: &Act<Self>,
-        d: &Buffer<Self>,
-        d_weight: &mut Buffer<Self>,
-    ) -> Result<(), OpError>
-    where
-        Self: Memory;
-    /// `d_bias += sum of the rows of d`, in order.
-    fn linear_backward_bias(&self, d: &Buffer<Self>, d_bias: &mut ParamBuffer<Self>) -> Result<(), OpError>
-    where
-        Self: Memory;
-    /// `d_A += e^T x'`.
-    fn linear_backward_a(
-        &self,
-        x: &Act<Self>,
-        e: &Matrix<Self>,
-        dropout: Option<Dropout>,
-        d_a: &mut ParamBuffer<Self>,
-    ) -> Result<(), OpError>
-    where
-        Self: Memory;
-    /// `d_B += scaling * d^T u`.
-    fn linear_backward_b(
-        &self,
-        lora: &Lora<Self>,
-        u: &Matrix<Self>,
-        d: &Buffer<Self>,
-        d_b: &mut ParamBuffer<Self>,
+        x: Option<&Act<Self>>,
+        group: &Group<Self>,
+        branches: &Self::Branches,
+        d: &[Buffer<Self>],
+        slots: Slots<'_, Self>,
     ) -> Result<(), OpError>
     where
         Self: Memory;
@@ -151,51 +143,95 @@ pub fn linear<B: Backend, T: Record<B>>(
     args: &Linear<B>,
     dropout_key: Option<u64>,
 ) -> Result<Act<B, T>, OpError> {
-    linear_again(x, args, dropout_key, None)
+    let [out] = run(x, [(args, dropout_key)], None, None)?;
+    Ok(out)
 }
 
-/// [`linear`] that does not hold `x` for backward but has it made `again` then, with the bits it has now.
+/// [`linear`] for several modules of one input, which is read once for all their A. With `again`, `x` is not held for
+/// backward but made again then, with the bits it has now.
+///
+/// The first output carries the tape of `x`; every output must take part in what backward starts from.
 ///
 /// # Errors
 /// As [`linear`].
-pub fn linear_again<B: Backend, T: Record<B>>(
+pub fn linear_group<B: Backend, T: Record<B>, const N: usize>(
     x: Act<B, T>,
+    modules: [(&Linear<B>, Option<u64>); N],
+    again: Option<&Rc<Again<B>>>,
+) -> Result<[Act<B, T>; N], OpError> {
+    run(x, modules, None, again)
+}
+
+/// `residual` + [`linear`], the addition done by the product. `again` as in [`linear_group`].
+///
+/// # Errors
+/// As [`linear`], and if the residual has not the output's shape.
+pub fn linear_onto<B: Backend, T: Record<B>>(
+    x: Act<B, T>,
+    residual: Act<B>,
     args: &Linear<B>,
     dropout_key: Option<u64>,
     again: Option<&Rc<Again<B>>>,
 ) -> Result<Act<B, T>, OpError> {
-    check(x.shape(), args)?;
-    let probability = args.lora.as_ref().map_or(0.0, |lora| lora.dropout);
-    let dropout = dropout_key.filter(|_| probability > 0.0).map(|key| Dropout { key, probability });
+    let out = (x.shape().0, args.weight.shape().0);
+    if *residual.shape() != out {
+        return Err(OpError::shape("linear", ("residual", residual.shape()), ("output", out)));
+    }
+    let [out] = run(x, [(args, dropout_key)], Some(residual), again)?;
+    Ok(out)
+}
+
+fn run<B: Backend, T: Record<B>, const N: usize>(
+    x: Act<B, T>,
+    modules: [(&Linear<B>, Option<u64>); N],
+    onto: Option<Act<B>>,
+    again: Option<&Rc<Again<B>>>,
+) -> Result<[Act<B, T>; N], OpError> {
+    for (args, _) in modules {
+        check(x.shape(), args)?;
+    }
+    let mask = |(args, key): (&Linear<B>, Option<u64>)| {
+        let probability = args.lora.as_ref().map_or(0.0, |lora| lora.dropout);
+        key.filter(|_| probability > 0.0).map(|key| Dropout { key, probability })
+    };
+    let group = Group { modules: modules.map(|(args, _)| args.clone()).into(), dropout: modules.map(mask).into() };
     let (x, mut tape) = x.split_tape();
     let dev = x.device().clone();
-    let (out, u) = span(&dev, "linear.forward", || dev.linear_forward(&x, args, dropout))?;
-    if !T::RECORDS {
-        return Ok(out.put_tape(tape));
-    }
-    let (args, rows, out_ghost, x_ghost) = (args.clone(), x.shape().0, out.ghost(), x.ghost());
-    let saved = (args.trainable || args.lora.is_some()).then(|| Kept::new(x, again));
-    tape.record(node(dev.clone(), "linear.backward", move |grads| {
-        let d = dev.take(grads.acts.get_or_alloc_mut(&out_ghost).map_err(OpError::device)?)?;
-        let saved = saved.as_ref().map(Kept::get).transpose()?;
-        let e = args.lora.as_ref().map(|lora| dev.linear_branch_gradient(lora, &d, rows)).transpose()?;
-        if let (Some(lora), Some(x), Some(u), Some(e)) = (&args.lora, &saved, &u, &e) {
-            let d_a = grads.params.get_or_alloc_mut(&lora.a).map_err(OpError::gradient)?;
-            dev.linear_backward_a(x, e, dropout, d_a)?;
-            let d_b = grads.params.get_or_alloc_mut(&lora.b).map_err(OpError::gradient)?;
-            dev.linear_backward_b(lora, u, &d, d_b)?;
-        }
-        if let (true, Some(x)) = (args.trainable, &saved) {
-            let d_weight = grads.weights.get_or_alloc_mut(&args.weight).map_err(OpError::gradient)?;
-            dev.linear_backward_weight(x, &d, d_weight)?;
-            if let Some(bias) = &args.bias {
-                dev.linear_backward_bias(&d, grads.params.get_or_alloc_mut(bias).map_err(OpError::gradient)?)?;
+    let (outs, branches) = span(&dev, "linear.forward", || dev.linear_forward(&x, &group, onto.as_ref()))?;
+    if T::RECORDS {
+        let ghosts: Vec<_> = outs.iter().map(|out| out.ghost()).collect();
+        let (x_ghost, onto_ghost) = (x.ghost(), onto.as_ref().map(|onto| onto.ghost()));
+        let learns = group.modules.iter().any(|args| args.trainable || args.lora.is_some());
+        let saved = learns.then(|| Kept::new(x, again));
+        tape.record(node(dev.clone(), "linear.backward", move |grads| {
+            let mut d = Vec::with_capacity(N);
+            for ghost in &ghosts {
+                d.push(dev.take(grads.acts.get_or_alloc_mut(ghost).map_err(OpError::device)?)?);
             }
-        }
-        let d_x = grads.acts.get_or_alloc_mut(&x_ghost).map_err(OpError::device)?;
-        dev.linear_backward(&args.weight, &d, args.lora.as_ref().zip(e.as_ref()), dropout, d_x)
-    }));
-    Ok(out.put_tape(tape))
+            let saved = saved.as_ref().map(Kept::get).transpose()?;
+            let Grads { acts, weights, params } = &mut *grads;
+            let (input, input_unwritten) = dev.unwritten(|| acts.get_or_alloc_mut(&x_ghost));
+            let slots = Slots { weights, params, input: input.map_err(OpError::device)?, input_unwritten };
+            dev.linear_backward(saved.as_ref(), &group, &branches, &d, slots)?;
+            if let (Some(ghost), Some(d)) = (&onto_ghost, d.pop()) {
+                let (slot, unwritten) = dev.unwritten(|| acts.get_or_alloc_mut(ghost));
+                put(&dev, slot.map_err(OpError::device)?, unwritten, d)?;
+            }
+            Ok(())
+        }));
+    }
+    // The group has a module for each of the N outputs.
+    let mut outs = outs.into_iter();
+    let mut tape = Some(tape);
+    let mut next = || {
+        let out = outs.next().ok_or_else(|| OpError::argument("linear", "the device left out an output"))?;
+        Ok(out.put_tape(tape.take().unwrap_or_default()))
+    };
+    let mut all = Vec::with_capacity(N);
+    for _ in 0..N {
+        all.push(next()?);
+    }
+    all.try_into().map_err(|_| OpError::argument("linear", "the device left out an output"))
 }
 
 fn check<B: Backend>(x: &(usize, usize), args: &Linear<B>) -> Result<(), OpError> {

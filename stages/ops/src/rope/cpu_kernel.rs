@@ -105,7 +105,13 @@ impl RopeKernel for Cpu {
         Ok(x)
     }
 
-    fn rope_backward(&self, d: &Buffer<Self>, rotation: Rotation<Self>, d_x: &mut Buffer<Self>) -> Result<(), OpError> {
+    fn rope_backward(
+        &self,
+        d: &Buffer<Self>,
+        rotation: Rotation<Self>,
+        d_x: &mut Buffer<Self>,
+        _: bool,
+    ) -> Result<(), OpError> {
         let tables = Tables::new(rotation)?;
         expect_len("rope", d.len(), d_x.len())?;
         if tables.positions.is_empty() {

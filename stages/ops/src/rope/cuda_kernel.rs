@@ -15,13 +15,24 @@ use crate::cuda::{Arg, Grid, Slice, addr, launch, new_act, slice_addr, upload};
 /// Heads that share a thread's cosines: `HEADS` of rope.cu. Decides the grid only, since threads loop.
 const HEADS: usize = 4;
 
-/// Launches the kernel for this head size: `out = ` `x` rotated, or `out += ` `x` rotated back if `back`.
+/// What becomes of `x`.
+#[derive(Clone, Copy, PartialEq)]
+enum Turn {
+    /// `out = ` `x` rotated.
+    Forward,
+    /// `out = ` `x` rotated back.
+    Back,
+    /// `out += ` `x` rotated back.
+    BackAdded,
+}
+
+/// Launches the kernel for this head size.
 ///
 /// # Safety
 /// `out` and `x` are live allocations of `rows * width` elements.
 unsafe fn rotate(
     dev: &Cuda,
-    back: bool,
+    turn: Turn,
     (out, x): (u64, u64),
     (rows, width): (usize, usize),
     rotation: Rotation<Cuda>,
@@ -37,7 +48,7 @@ unsafe fn rotate(
     let heads = width / (2 * half);
     let vectors = half.is_multiple_of(VECTOR);
     let items = if vectors { rows * (half / VECTOR) * heads.div_ceil(HEADS) } else { rows * heads * half };
-    let name = match (back, vectors) {
+    let name = match (turn != Turn::Forward, vectors) {
         (false, true) => "anneal_rope_forward",
         (false, false) => "anneal_rope_forward_any",
         (true, true) => "anneal_rope_backward",
@@ -53,6 +64,7 @@ unsafe fn rotate(
         Arg::U64(rows as u64),                           // unsigned long long rows
         Arg::U32(narrow("rope", "heads", heads)?),       // unsigned heads
         Arg::U32(narrow("rope", "head_dim / 2", half)?), // unsigned half
+        Arg::U32(u32::from(turn == Turn::BackAdded)),    // unsigned add
     ];
     // SAFETY: the caller answers for x and out. `rows` positions were checked above; `rope` checked that each is below
     // the tables' length.
@@ -71,7 +83,7 @@ impl RopeKernel for Cuda {
         let &(rows, width) = x.shape();
         let out = new_act(self, rows, width)?;
         // SAFETY: `out` was made with x's shape.
-        unsafe { rotate(self, false, (addr(&out)?, addr(x)?), (rows, width), rotation)? };
+        unsafe { rotate(self, Turn::Forward, (addr(&out)?, addr(x)?), (rows, width), rotation)? };
         Ok(out)
     }
 
@@ -80,7 +92,13 @@ impl RopeKernel for Cuda {
         self.rope_forward(&x, rotation)
     }
 
-    fn rope_backward(&self, d: &Buffer<Self>, rotation: Rotation<Self>, d_x: &mut Buffer<Self>) -> Result<(), OpError> {
+    fn rope_backward(
+        &self,
+        d: &Buffer<Self>,
+        rotation: Rotation<Self>,
+        d_x: &mut Buffer<Self>,
+        unwritten: bool,
+    ) -> Result<(), OpError> {
         expect_len("rope", d.len(), d_x.len())?;
         let rows = rotation.positions.len();
         if d.len() == 0 {
@@ -89,7 +107,8 @@ impl RopeKernel for Cuda {
         if !d.len().is_multiple_of(rows) {
             return Err(OpError::shape("rope", ("gradient", [d.len()]), ("rows", rows)));
         }
+        let turn = if unwritten { Turn::Back } else { Turn::BackAdded };
         // SAFETY: both buffers have `rows * width` elements.
-        unsafe { rotate(self, true, (slice_addr(d_x), slice_addr(d)), (rows, d.len() / rows), rotation) }
+        unsafe { rotate(self, turn, (slice_addr(d_x), slice_addr(d)), (rows, d.len() / rows), rotation) }
     }
 }

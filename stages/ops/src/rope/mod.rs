@@ -115,8 +115,14 @@ pub trait RopeKernel: Sized {
     fn rope_reusing(&self, x: Act<Self>, rotation: Rotation<Self>) -> Result<Act<Self>, OpError>
     where
         Self: Memory;
-    /// `d_x += ` `d` rotated back.
-    fn rope_backward(&self, d: &Buffer<Self>, rotation: Rotation<Self>, d_x: &mut Buffer<Self>) -> Result<(), OpError>
+    /// `d_x += ` `d` rotated back, or `=` if d_x is `unwritten`.
+    fn rope_backward(
+        &self,
+        d: &Buffer<Self>,
+        rotation: Rotation<Self>,
+        d_x: &mut Buffer<Self>,
+        unwritten: bool,
+    ) -> Result<(), OpError>
     where
         Self: Memory;
 }
@@ -157,8 +163,8 @@ pub fn rope<B: Backend, T: Record<B>>(
     let (table, x, out_ghost) = (table.clone(), x.ghost(), out.ghost());
     tape.record(node(dev.clone(), "rope.backward", move |grads| {
         let d = dev.take(grads.acts.get_or_alloc_mut(&out_ghost).map_err(OpError::device)?)?;
-        let d_x = grads.acts.get_or_alloc_mut(&x).map_err(OpError::device)?;
-        dev.rope_backward(&d, table.rotation(&positions), d_x)
+        let (d_x, unwritten) = dev.unwritten(|| grads.acts.get_or_alloc_mut(&x));
+        dev.rope_backward(&d, table.rotation(&positions), d_x.map_err(OpError::device)?, unwritten)
     }));
     Ok(out.put_tape(tape))
 }

@@ -15,6 +15,7 @@ constexpr unsigned HEADS = 4;
 struct Shape {
     unsigned long long rows;
     unsigned heads, half;
+    unsigned add;  // backward adds to `out`
 };
 
 template <bool BACK>
@@ -49,7 +50,7 @@ __device__ __forceinline__ void vectors(bf16* out, const bf16* x, const float* c
             raw_low.unpack(a);
             raw_high.unpack(b);
             float add_low[WIDTH] = {}, add_high[WIDTH] = {};
-            if (BACK) {
+            if (BACK && shape.add) {
                 load(out + low, add_low);
                 load(out + high, add_high);
             }
@@ -78,8 +79,8 @@ __device__ __forceinline__ void singles(bf16* out, const bf16* x, const float* c
         const unsigned long long low = (row * shape.heads + head) * 2 * shape.half + column, high = low + shape.half;
         float l, h;
         rotate<BACK>(widen(x[low]), widen(x[high]), cosines[at], sines[at], l, h);
-        put(out + low, BACK ? widen(out[low]) + l : l);
-        put(out + high, BACK ? widen(out[high]) + h : h);
+        put(out + low, BACK && shape.add ? widen(out[low]) + l : l);
+        put(out + high, BACK && shape.add ? widen(out[high]) + h : h);
     }
 }
 
@@ -88,8 +89,8 @@ __device__ __forceinline__ void singles(bf16* out, const bf16* x, const float* c
 #define ANNEAL_ROPE(NAME, BODY, BACK)                                                                            \
     extern "C" __global__ void __launch_bounds__(256)                                                            \
         NAME(__nv_bfloat16* out, const __nv_bfloat16* x, const float* cosines, const float* sines,               \
-             const unsigned* positions, unsigned long long rows, unsigned heads, unsigned half) {                \
-        anneal_rope::BODY<BACK>(out, x, cosines, sines, positions, anneal_rope::Shape{rows, heads, half});       \
+             const unsigned* positions, unsigned long long rows, unsigned heads, unsigned half, unsigned add) {  \
+        anneal_rope::BODY<BACK>(out, x, cosines, sines, positions, anneal_rope::Shape{rows, heads, half, add});  \
     }
 
 ANNEAL_ROPE(anneal_rope_forward, vectors, false)

@@ -52,6 +52,7 @@ impl SwigluKernel for Cpu {
         up: &Act<Self>,
         d: &mut Buffer<Self>,
         d_up: &mut Buffer<Self>,
+        _: bool,
     ) -> Result<(), OpError> {
         let (g, u) = (slice::matrix("swiglu", gate)?, slice::matrix("swiglu", up)?);
         expect_len("swiglu", d.len(), g.len())?;

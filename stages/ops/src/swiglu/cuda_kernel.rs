@@ -34,6 +34,7 @@ impl SwigluKernel for Cuda {
         up: &Act<Self>,
         d: &mut Buffer<Self>,
         d_up: &mut Buffer<Self>,
+        unwritten: bool,
     ) -> Result<(), OpError> {
         let len = gate.shape().0 * gate.shape().1;
         expect_len("swiglu", d.len(), len)?;
@@ -47,6 +48,7 @@ impl SwigluKernel for Cuda {
             Arg::Ptr(addr(gate)?),      // const __nv_bfloat16* gate
             Arg::Ptr(addr(up)?),        // const __nv_bfloat16* up
             Arg::U64(len as u64),       // unsigned long long len
+            Arg::U32(unwritten.into()), // unsigned unwritten
         ];
         // SAFETY: all four have `len` elements; d and d_up are distinct allocations, as both are borrowed mutably.
         unsafe { launch(self, "anneal_swiglu_backward", flat(len), &args) }

@@ -12,6 +12,7 @@ use dfdx::prelude::{PutTape, SplitTape};
 use dfdx::shapes::HasShape;
 
 use crate::OpError;
+use crate::add::put;
 use crate::backend::{Act, Backend, Buffer, Memory};
 use crate::profile::{node, span};
 use crate::tape::Record;
@@ -22,13 +23,15 @@ pub trait SwigluKernel: Sized {
     fn swiglu_forward(&self, gate: &Act<Self>, up: &Act<Self>) -> Result<Act<Self>, OpError>
     where
         Self: Memory;
-    /// `d_up += ...`; `d` holds the output's gradient and is overwritten (`=`) with the contribution to gate's.
+    /// `d_up += ...`, or `=` if it is `unwritten`; `d` holds the output's gradient and is overwritten (`=`) with the
+    /// contribution to gate's.
     fn swiglu_backward(
         &self,
         gate: &Act<Self>,
         up: &Act<Self>,
         d: &mut Buffer<Self>,
         d_up: &mut Buffer<Self>,
+        unwritten: bool,
     ) -> Result<(), OpError>
     where
         Self: Memory;
@@ -51,9 +54,10 @@ pub fn swiglu<B: Backend, T: Record<B>>(gate: Act<B, T>, up: Act<B, T>) -> Resul
         let out_ghost = out.ghost();
         tape.record(node(dev.clone(), "swiglu.backward", move |grads| {
             let mut d = dev.take(grads.acts.get_or_alloc_mut(&out_ghost).map_err(OpError::device)?)?;
-            let d_up = grads.acts.get_or_alloc_mut(&up).map_err(OpError::device)?;
-            dev.swiglu_backward(&gate, &up, &mut d, d_up)?;
-            dev.accumulate(grads.acts.get_or_alloc_mut(&gate).map_err(OpError::device)?, &d)
+            let (d_up, unwritten) = dev.unwritten(|| grads.acts.get_or_alloc_mut(&up));
+            dev.swiglu_backward(&gate, &up, &mut d, d_up.map_err(OpError::device)?, unwritten)?;
+            let (d_gate, unwritten) = dev.unwritten(|| grads.acts.get_or_alloc_mut(&gate));
+            put(&dev, d_gate.map_err(OpError::device)?, unwritten, d)
         }));
     }
     Ok(out.put_tape(tape))

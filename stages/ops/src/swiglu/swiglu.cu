@@ -1,7 +1,8 @@
 // SwiGLU on bf16 arrays: out = gate * s * up with s = 1 / (1 + e^-gate), all in f32 between load and store.
 //
 // Fused: sigmoid, both products, and in the backward both derivatives from one s.
-// anneal_swiglu_forward overwrites (=) `out`. anneal_swiglu_backward adds (+=) to `d_up` and overwrites (=) `d`, which
+// anneal_swiglu_forward overwrites (=) `out`. anneal_swiglu_backward adds (+=) to `d_up`, or overwrites it
+// if that is unwritten, and overwrites (=) `d`, which
 // comes in as the output's gradient and leaves as gate's.
 #include "../add/vector.cuh"
 
@@ -41,13 +42,14 @@ extern "C" __global__ void __launch_bounds__(256)
 
 extern "C" __global__ void __launch_bounds__(256)
     anneal_swiglu_backward(__nv_bfloat16* d, __nv_bfloat16* d_up, const __nv_bfloat16* gate, const __nv_bfloat16* up,
-                           unsigned long long len) {
+                           unsigned long long len, unsigned unwritten) {
     using namespace anneal_vector;
     for_each(
         len,
         [=](unsigned long long i) {
             float g[WIDTH], u[WIDTH], a[WIDTH], b[WIDTH];
-            const Raw rg = Raw::load(gate + i), ru = Raw::load(up + i), ra = Raw::load(d + i), rb = Raw::load(d_up + i);
+            const Raw rg = Raw::load(gate + i), ru = Raw::load(up + i), ra = Raw::load(d + i);
+            const Raw rb = unwritten ? Raw::zero() : Raw::load(d_up + i);
             rg.unpack(g);
             ru.unpack(u);
             ra.unpack(a);
@@ -57,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(256)
             store(d_up + i, b);
         },
         [=](unsigned long long i) {
-            float a = widen(d[i]), b = widen(d_up[i]);
+            float a = widen(d[i]), b = unwritten ? 0.0f : widen(d_up[i]);
             anneal_swiglu::backward(widen(gate[i]), widen(up[i]), a, b);
             put(d + i, a);
             put(d_up + i, b);
