@@ -8,6 +8,7 @@ pub mod order;
 pub mod recipe;
 pub mod run;
 pub mod schedule;
+mod writer;
 
 pub use optimizer::Optimizer;
 pub use recipe::Recipe;

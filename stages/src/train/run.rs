@@ -9,6 +9,7 @@ use super::optimizer::Optimizer;
 use super::order::Order;
 use super::recipe::Recipe;
 use super::schedule::Schedule;
+use super::writer::Writer;
 use crate::data::token_set::TokenSet;
 use crate::failure::OrFail;
 use crate::gpu::{Watch, watch};
@@ -18,7 +19,7 @@ use crate::random::Stream;
 use anneal_engine::event::{Event, Step};
 use anneal_engine::{Failure, FailureClass, StageContext, memory};
 use anneal_ops::{Backend, Category, Grads, OpTape};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What training leaves besides the model.
 pub struct Trained<B: Backend> {
@@ -63,6 +64,7 @@ pub fn train<B: Backend>(
         seconds: 0.0,
         ledger,
         watch,
+        writer: Writer::default(),
     };
     let first = run.resume().map_err(|failure| run.ledger.explain(failure))?;
     run.ledger.settle(Category::Optimizer)?;
@@ -94,6 +96,7 @@ struct Run<'a, 'c, B: Backend> {
     ledger: Ledger<B>,
     log: Vec<LogRow>,
     watch: Watch<'a, 'c>,
+    writer: Writer,
     /// Seconds of training so far, those before a resume included.
     seconds: f64,
 }
@@ -138,20 +141,24 @@ impl<B: Backend> Run<'_, '_, B> {
             self.log.push(LogRow { step, epoch, loss, learning_rate, grad_norm: norm, eval_loss: None });
             self.emit_step(&batches, labelled, seconds);
             self.watch.poll();
+            let written = self.writer.poll()?;
+            self.announce(written);
             let last = step == total;
             if last || self.recipe.eval_every.is_some_and(|every| step.is_multiple_of(every)) {
                 self.evaluate(step, epoch)?;
             }
             if !last && (self.context.stop)() {
                 self.write_checkpoint(step)?;
+                self.await_checkpoint()?;
                 return Err(Failure::new(FailureClass::Interrupted, format!("stopped after step {step} of {total}"))
                     .hint("run the same command again: training goes on at the next batch"));
             }
-            if !last && step.is_multiple_of(self.recipe.checkpoint_every) {
+            let remaining = Duration::try_from_secs_f64(seconds * (total - step) as f64).unwrap_or(Duration::MAX);
+            if step.is_multiple_of(self.recipe.checkpoint_every) && !last && !self.writer.outlasts(remaining) {
                 self.write_checkpoint(step)?;
             }
         }
-        Ok(())
+        self.await_checkpoint()
     }
 
     /// The packed micro-batches of a step and the number of labelled tokens in all of them.
@@ -239,12 +246,24 @@ impl<B: Backend> Run<'_, '_, B> {
         Ok(())
     }
 
+    /// Starts one, after the one before.
     fn write_checkpoint(&mut self, step: u64) -> Result<(), Failure> {
+        self.await_checkpoint()?;
         let tensors = self.optimizer.snapshot(&self.model.trainable_parameters());
         let snapshot = Snapshot { step, log: self.log.clone(), seconds: self.seconds, tensors };
-        checkpoint::write(self.context.checkpoints, &snapshot)?;
-        (self.context.emit)(Event::Checkpoint { step, resumed: false });
+        self.writer.start(self.context.checkpoints, snapshot)
+    }
+
+    fn await_checkpoint(&mut self) -> Result<(), Failure> {
+        let written = self.writer.finish()?;
+        self.announce(written);
         Ok(())
+    }
+
+    fn announce(&self, written: Option<u64>) {
+        if let Some(step) = written {
+            (self.context.emit)(Event::Checkpoint { step, resumed: false });
+        }
     }
 
     /// Results and measurements for the record.

@@ -53,7 +53,7 @@ impl ArgmaxKernel for Cuda {
     /// Logits of a chunk of rows exist in f32 until their largest is known; they are never rounded.
     fn linear_argmax_kernel(&self, x: &Act<Self>, weight: &Weight<Self>) -> Result<Vec<Option<u32>>, OpError> {
         let (&(rows, width), &(vocabulary, _)) = (x.shape(), weight.shape());
-        let each = chunk_rows(vocabulary).min(rows);
+        let each = chunk_rows(vocabulary, rows).min(rows);
         let (ids, logits) = (scratch::<u32>(self, rows)?, scratch::<f32>(self, each * vocabulary)?);
         for first in (0..rows).step_by(each) {
             let count = each.min(rows - first);

@@ -123,8 +123,22 @@ fn literals_edges_and_tied_weights() {
 #[test]
 fn a_large_vocabulary_takes_several_chunks_on_the_gpu() {
     let Some(dev) = crate::testing::gpu() else { return };
-    assert!(chunk_rows(131_072) < 514);
-    check_exact(dev, 600, 2, 131_072);
+    assert!(chunk_rows(131_072, 600) < 514);
+    check_exact(dev.clone(), 600, 2, 131_072);
+    // So many rows that chunks are larger, and the last is not full: what two calls with small chunks give.
+    let (tokens, vocabulary) = (1100usize, 1 << 19);
+    assert!(chunk_rows(vocabulary, tokens) > chunk_rows(vocabulary, tokens / 2));
+    let (x, weight) = (inputs::<dfdx::prelude::Cuda>(1, tokens * 2), inputs::<dfdx::prelude::Cuda>(2, vocabulary * 2));
+    let rows: Vec<u32> = (0..tokens as u32).collect();
+    let targets: Vec<u32> = rows.iter().map(|i| i * 31).collect();
+    let of = |part: std::ops::Range<usize>| {
+        run(&dev, (&x, tokens), (&weight, vocabulary), &rows[part.clone()], &targets[part], 0.01)
+    };
+    let (all, first, second) = (of(0..tokens), of(0..tokens / 2), of(tokens / 2..tokens));
+    assert!((all.0.sum / (first.0.sum + second.0.sum) - 1.0).abs() < 1e-12);
+    assert!(all.1[..tokens] == first.1[..tokens] && all.1[tokens..] == second.1[tokens..], "the input's gradient");
+    let d_weight: Vec<f64> = first.2.iter().zip(&second.2).map(|(a, b)| f64::from(*a) + f64::from(*b)).collect();
+    close("d_w", &all.2, &d_weight, tolerance::<dfdx::prelude::Cuda>(1e-5));
 }
 
 #[test]

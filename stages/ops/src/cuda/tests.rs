@@ -31,9 +31,9 @@ fn data_goes_through_the_door_and_back() {
     assert_eq!(f32s.as_vec(), sent);
     assert_eq!(dev.tensor_read(&f32s).unwrap(), sent);
     let out = new_act(&dev, 10, 100).unwrap();
-    let args = [Arg::Ptr(addr(&f32s).unwrap()), Arg::Ptr(addr(&out).unwrap()), Arg::U64(1000)];
+    let args = [Arg::Ptr(addr(&out).unwrap()), Arg::Ptr(addr(&f32s).unwrap()), Arg::U64(1000)];
     // SAFETY: both have 1000 elements.
-    unsafe { launch(&dev, "anneal_linear_round", Grid::over(&dev, 1000, 1), &args) }.unwrap();
+    unsafe { launch(&dev, "anneal_cross_entropy_narrow", Grid::over(&dev, 1000, 1), &args) }.unwrap();
     assert_eq!(Cuda::elems_to_f32(out.as_vec()), sent);
     let other = new_vector(&dev, 1000).unwrap();
     assert_ne!(addr(&other).unwrap(), addr(&f32s).unwrap());

@@ -293,6 +293,30 @@ fn check_f64<B: Backend>(dev: B, case: Case) {
     check_case::<B>(&case, &run(&dev, &case, 0.0, None), &vec![1.0; case.x.len()]);
 }
 
+/// Sums long enough to be cut into parts, over the input's width and over outputs.
+fn check_long<B: Backend>(dev: B) {
+    for (width, outs) in [(9_000, 40), (40, 9_000)] {
+        let mut case = Case::new(51, 6, width, outs, 3).on::<B>();
+        case.weight.fill(0.0);
+        let got = run(&dev, &case, 0.0, None);
+        let (x, a, b, d) = (wide(&case.x), wide(&case.a), wide(&case.b), wide(&case.d));
+        let zero = vec![0.0; case.weight.len()];
+        let want = case.exact(&x, &x, [&zero, &wide(&case.bias), &a, &b]);
+        close_or("out", &got.out, &want, tolerance::<B>(1e-5), 0.1);
+        let row = |d: &[f64]| {
+            let e: Vec<f64> = (0..3).map(|j| (0..outs).map(|o| d[o] * b[o * 3 + j]).sum::<f64>()).collect();
+            (0..width).map(|i| f64::from(SCALING) * (0..3).map(|j| e[j] * a[j * width + i]).sum::<f64>()).collect()
+        };
+        let want: Vec<f64> = d.chunks(outs).flat_map(|d| -> Vec<f64> { row(d) }).collect();
+        close_or("d_x", &got.x, &want, tolerance::<B>(1e-5), 0.1);
+    }
+}
+
+#[test]
+fn long_sums_agree_with_f64() {
+    on_every_device!(check_long);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
