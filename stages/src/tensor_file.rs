@@ -140,9 +140,16 @@ impl TensorFile {
             }
         };
         // A model is read once, tensor by tensor: without this the file would count twice, as it is and as f32.
-        let (begin, end) = info.data_offsets;
-        self.map.release(self.start + begin..self.start + end);
+        self.release(name);
         Ok(values)
+    }
+
+    /// Says that a tensor's bytes were read and are not needed soon, so that they stop counting as this process's memory.
+    pub fn release(&self, name: &str) {
+        if let Some(info) = self.info(name) {
+            let (begin, end) = info.data_offsets;
+            self.map.release(self.start + begin..self.start + end);
+        }
     }
 
     /// An integer tensor of rank 1 whose dtype is known beforehand.

@@ -78,6 +78,12 @@ pub trait Memory:
     fn elems_from_f32(values: Vec<f32>) -> Vec<Self::Elem>;
     /// Host conversion from `Elem`; exact.
     fn elems_to_f32(values: Vec<Self::Elem>) -> Vec<f32>;
+    /// A big weight `[rows, cols]` from bf16 bytes as files hold them, little-endian, without a detour through f32; `None`
+    /// where `Elem` is not bf16.
+    fn weight_from_bf16(&self, bytes: &[u8], rows: usize, cols: usize) -> Result<Option<Weight<Self>>, OpError> {
+        let _ = (bytes, rows, cols);
+        Ok(None)
+    }
     /// Takes a gradient out of its slot and leaves nothing behind, so that its memory is free when the taker is done.
     fn take(&self, slot: &mut Buffer<Self>) -> Result<Buffer<Self>, OpError>;
     /// Overwrites a buffer of `Elem` with as many host values.

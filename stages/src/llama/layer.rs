@@ -2,13 +2,14 @@
 //!
 //! Unaware of the layers around it, of files and of optimizers.
 use super::config::LlamaConfig;
+use super::read::read_weight;
 use super::weights::{WeightSource, has_bias, linear_shapes, parent_of};
 use crate::failure::OrFail;
 use anneal_engine::Failure;
 use anneal_ops::{
     Act, Again, Backend, Heads, LayerCache, Layout, Linear, NoneTape, OpError, PutTape, Recompute, Record, RopeTable,
     SplitTape, Vector, attention, cached_attention_batch, linear_group, linear_onto, recompute, rms_norm, rope, swiglu,
-    vector_from_vec, weight_from_vec,
+    vector_from_vec,
 };
 use std::rc::Rc;
 use std::sync::Arc;
@@ -64,13 +65,13 @@ impl<B: Backend> Layer<B> {
             let name = format!("{prefix}.{}.{module}", parent_of(module));
             let shape = linear_shapes(config).into_iter().find(|(known, _)| *known == module).map(|(_, shape)| shape);
             let [out, input] = shape.ok_or_else(|| Failure::bug(format!("no linear module `{module}`")))?;
-            let weight = weight_from_vec(device, files.read_f32(&format!("{name}.weight"), &[out, input])?, out, input);
+            let weight = read_weight(device, files, &format!("{name}.weight"), [out, input])?;
             let bias = if has_bias(config, module) {
                 Some(vector_from_vec(device, files.read_f32(&format!("{name}.bias"), &[out])?).or_fail()?)
             } else {
                 None
             };
-            Ok(Linear { weight: weight.or_fail()?, bias, trainable: train, lora: None })
+            Ok(Linear { weight, bias, trainable: train, lora: None })
         };
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,

@@ -12,6 +12,7 @@ mod layer;
 pub mod logits;
 pub mod memory;
 pub mod model;
+mod read;
 pub mod rope;
 pub mod save;
 pub mod weights;

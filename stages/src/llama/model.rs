@@ -5,6 +5,7 @@ use super::adapter::Adapter;
 use super::batch::Batch;
 use super::config::LlamaConfig;
 use super::layer::{Checkpointing, Layer, Pass};
+use super::read::read_weight;
 use super::rope::inv_freq;
 use super::weights::{WeightSource, parent_of};
 use crate::failure::OrFail;
@@ -12,7 +13,7 @@ use anneal_engine::Failure;
 use anneal_ops::{
     Act, Backend, HasShape, Heads, LayerCache, Linear, Lora, LossSum, NoneTape, OpError, ParamRef, Record, RopeTable,
     Vector, Weight, act_to_vec, embedding, linear, linear_argmax, linear_cross_entropy, matrix_from_vec, rms_norm,
-    vector_from_vec, weight_from_vec,
+    vector_from_vec,
 };
 use std::rc::Rc;
 
@@ -75,7 +76,7 @@ impl<B: Backend> Model<B> {
         files.check(config)?;
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let table = |name: &str| -> Result<Weight<B>, Failure> {
-            weight_from_vec(&device, files.read_f32(name, &[vocab, hidden])?, vocab, hidden).or_fail()
+            read_weight(&device, files, name, [vocab, hidden])
         };
         let embed_tokens = table("model.embed_tokens.weight")?;
         let lm_head = if config.tie_word_embeddings { None } else { Some(table("lm_head.weight")?) };

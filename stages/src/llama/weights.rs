@@ -50,6 +50,15 @@ pub trait WeightSource {
     /// # Errors
     /// Tensors that are missing or do not fit.
     fn check(&self, config: &LlamaConfig) -> Result<(), Failure>;
+    /// The tensor's bytes where they are bf16 of this shape as they are stored; [`WeightSource::read_f32`] has all others.
+    fn bf16_bytes(&self, name: &str, shape: &[usize]) -> Option<&[u8]> {
+        let _ = (name, shape);
+        None
+    }
+    /// Says that the tensor's bytes were read and are not needed soon.
+    fn release(&self, name: &str) {
+        let _ = name;
+    }
     /// A tensor by its checkpoint name as f32, checked to have this shape.
     ///
     /// # Errors
@@ -112,6 +121,18 @@ impl WeightFiles {
 }
 
 impl WeightSource for WeightFiles {
+    fn bf16_bytes(&self, name: &str, shape: &[usize]) -> Option<&[u8]> {
+        let file = &self.files[*self.index.get(name)?];
+        let info = file.info(name)?;
+        if info.dtype == Dtype::BF16 && info.shape == shape { file.bytes(name).ok() } else { None }
+    }
+
+    fn release(&self, name: &str) {
+        if let Some(file) = self.index.get(name) {
+            self.files[*file].release(name);
+        }
+    }
+
     fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Failure> {
         match self.index.get(name) {
             Some(file) => self.files[*file].read_f32(name, shape),

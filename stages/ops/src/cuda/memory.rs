@@ -11,9 +11,9 @@ use dfdx::tensor::{CudaError, Storage, Tensor, ZerosTensor};
 use super::context::{ask, context};
 use super::door::{addr, slice_addr};
 use super::unwritten::unwritten;
-use super::{Bf16, Slice};
+use super::{Bf16, Slice, staging};
 use crate::OpError;
-use crate::backend::{Act, Buffer, Memory, MemoryUse, ParamBuffer, Transfer, Vector};
+use crate::backend::{Act, Buffer, Memory, MemoryUse, ParamBuffer, Transfer, Vector, Weight};
 use crate::cpu::memory::expect_len;
 
 fn bytes_of<T>(len: usize) -> usize {
@@ -72,6 +72,13 @@ pub(crate) fn scratch<T: DeviceRepr>(_: &Cuda, len: usize) -> Result<Slice<T>, O
 fn send<T>(values: &[T], to: u64) -> Result<(), OpError> {
     if values.is_empty() {
         return Ok(());
+    }
+    if size_of_val(values) >= staging::LARGE {
+        // SAFETY: `values` are as many bytes of plain numbers; callers pass the address of an allocation of at least as
+        // many.
+        return unsafe {
+            staging::send(std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)), to)
+        };
     }
     let context = context()?;
     // SAFETY: callers pass the address of an allocation of at least as many bytes. From pageable host memory the driver
@@ -157,6 +164,13 @@ impl Memory for Cuda {
 
     fn elems_to_f32(values: Vec<Bf16>) -> Vec<f32> {
         values.into_iter().map(Bf16::to_f32).collect()
+    }
+
+    fn weight_from_bf16(&self, bytes: &[u8], rows: usize, cols: usize) -> Result<Option<Weight<Self>>, OpError> {
+        expect_len("weight", bytes.len(), bytes_of::<Bf16>(rows.saturating_mul(cols)))?;
+        let weight = tensor(self, (rows, cols))?;
+        send(bytes, addr(&weight)?)?;
+        Ok(Some(weight))
     }
 
     fn take(&self, slot: &mut Buffer<Self>) -> Result<Buffer<Self>, OpError> {

@@ -14,6 +14,7 @@ mod launch;
 mod libraries;
 mod lt;
 mod memory;
+mod staging;
 #[cfg(test)]
 mod tests;
 mod unwritten;

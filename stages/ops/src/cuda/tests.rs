@@ -211,6 +211,21 @@ fn a_products_source_may_be_another_matrix() {
     }
 }
 
+/// More than both pinned buffers, with a rest; and a weight as files hold it.
+#[test]
+fn large_arrays_go_through_pinned_memory() {
+    let Some(dev) = gpu() else { return };
+    let numbers: Vec<u32> = (0..20_000_003).collect();
+    for _ in 0..2 {
+        assert!(download(&dev, &upload(&dev, &numbers).unwrap()).unwrap() == numbers);
+    }
+    let weight = values(9, 3000 * 1001);
+    let bytes: Vec<u8> = Cuda::elems_from_f32(weight.clone()).iter().flat_map(|x| x.0.to_le_bytes()).collect();
+    let read = dev.weight_from_bf16(&bytes, 3000, 1001).unwrap().unwrap();
+    assert!(Cuda::elems_to_f32(dev.tensor_read(&read).unwrap()) == weight);
+    assert!(dev.weight_from_bf16(&bytes, 3000, 1000).is_err());
+}
+
 /// dfdx's clearing is left out only inside `unwritten`, and its caller is told.
 #[test]
 fn memory_is_cleared_unless_left_out() {
