@@ -47,9 +47,9 @@ impl Stage for TrainFft {
     fn summary(&self) -> &'static str {
         "fine-tunes every weight of a model; saves a checkpoint in f32"
     }
-    /// 1: first.
+    /// 1: first. 2: on a GPU, residuals are added by the product.
     fn version(&self) -> u32 {
-        1
+        2
     }
     fn params(&self) -> Vec<Param> {
         TrainFftParams::params()

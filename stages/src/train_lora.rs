@@ -63,9 +63,10 @@ impl Stage for TrainLora {
     fn summary(&self) -> &'static str {
         "fine-tunes a low-rank update of a frozen model; saves a PEFT adapter"
     }
-    /// 1: first. 2: the adapter's configuration names the PEFT release whose format it has.
+    /// 1: first. 2: the adapter's configuration names the PEFT release whose format it has. 3: on a GPU, modules
+    /// of one input are one sum.
     fn version(&self) -> u32 {
-        2
+        3
     }
     fn params(&self) -> Vec<Param> {
         TrainLoraParams::params()
