@@ -6,9 +6,8 @@ use super::weights::{WeightSource, has_bias, linear_shapes, parent_of};
 use crate::failure::OrFail;
 use anneal_engine::Failure;
 use anneal_ops::{
-    Act, Again, Backend, Heads, LayerCache, Layout, Linear, NoneTape, OpError, PutTape, Recompute, Record, RopeTable,
-    SplitTape, Vector, add, attention, cached_attention_batch, linear, linear_again, recompute, rms_norm, rope, swiglu,
-    vector_from_vec, weight_from_vec,
+    Act, Again, Backend, Heads, Layout, Linear, NoneTape, OpError, PutTape, Recompute, Record, RopeTable, SplitTape,
+    Vector, add, attention, linear, linear_again, recompute, rms_norm, rope, swiglu, vector_from_vec, weight_from_vec,
 };
 use std::rc::Rc;
 use std::sync::Arc;
@@ -153,20 +152,6 @@ impl<B: Backend> Layer<B> {
         let mixed = attention(q, k, v, pass.heads, layout)?;
         let out = linear(mixed, &self.o_proj, pass.key(3))?;
         self.mlp(add(out, x.put_tape(T::default()))?, pass)
-    }
-
-    pub(super) fn forward_cached(
-        &self,
-        x: Act<B>,
-        pass: &Pass<B>,
-        caches: &mut [&mut LayerCache<B>],
-        rows: &[usize],
-    ) -> Result<Act<B>, OpError> {
-        let h = rms_norm(x.clone(), &self.input_layernorm, pass.eps, false)?;
-        let [q, k, v] = self.queries_keys_values::<NoneTape>(h, pass, None)?;
-        let mixed = cached_attention_batch(q, k, v, pass.heads, caches, rows)?;
-        let out = linear(mixed, &self.o_proj, None)?;
-        self.mlp(add(out, x)?, pass)
     }
 }
 

@@ -11,8 +11,10 @@ pub mod init;
 mod layer;
 pub mod logits;
 pub mod memory;
+pub mod merge;
 pub mod model;
 pub mod rope;
+pub mod sampling;
 pub mod save;
 pub mod weights;
 

@@ -6,6 +6,7 @@ use dfdx::prelude::{Cpu, TensorFromVec};
 use dfdx::shapes::HasShape;
 
 use super::products::{add_branch, drop_out, forward};
+use super::rows::forward_rows;
 use super::{Dropout, Linear, LinearKernel, Lora};
 use crate::OpError;
 use crate::add::add_assign;
@@ -53,6 +54,23 @@ impl LinearKernel for Cpu {
             }
         }
         Ok((self.try_tensor_from_vec(y, (rows, outs)).map_err(OpError::device)?, saved))
+    }
+
+    fn linear_rows(&self, x: &Act<Self>, args: &Linear<Self>) -> Result<Act<Self>, OpError> {
+        let (&(rows, width), &(outs, _)) = (x.shape(), args.weight.shape());
+        if width == 0 {
+            return Ok(self.linear_forward(x, args, None)?.0);
+        }
+        let weight = (slice::matrix(OP, &args.weight)?, outs, width);
+        let lora = match &args.lora {
+            None => None,
+            Some(lora) => {
+                Some((slice::matrix(OP, &lora.a)?, slice::matrix(OP, &lora.b)?, lora.a.shape().0, lora.scaling))
+            }
+        };
+        let bias = args.bias.as_ref().map(|bias| slice::vector(OP, bias)).transpose()?;
+        let y = forward_rows(slice::matrix(OP, x)?, weight, lora, bias);
+        self.try_tensor_from_vec(y, (rows, outs)).map_err(OpError::device)
     }
 
     fn linear_branch_gradient(

@@ -11,8 +11,12 @@ mod cuda_kernel;
 pub(crate) mod matvec;
 mod products;
 pub mod reference;
+mod rows;
 #[cfg(test)]
 mod tests;
+
+pub use rows::linear_rows;
+pub(crate) use rows::row_products;
 
 use std::rc::Rc;
 
@@ -89,6 +93,13 @@ pub trait LinearKernel: Sized {
     ) -> Result<(Act<Self>, Option<Matrix<Self>>), OpError>
     where
         Self: Memory;
+    /// `y` without dropout, each row with the bits that it has alone.
+    fn linear_rows(&self, x: &Act<Self>, args: &Linear<Self>) -> Result<Act<Self>, OpError>
+    where
+        Self: Memory,
+    {
+        Ok(self.linear_forward(x, args, None)?.0)
+    }
     /// `e = scaling * d B`, `[rows, r]`.
     fn linear_branch_gradient(&self, lora: &Lora<Self>, d: &Buffer<Self>, rows: usize) -> Result<Matrix<Self>, OpError>
     where
