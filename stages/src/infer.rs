@@ -199,7 +199,9 @@ fn sequences<B: Backend>(
     let fit = fit.saturating_sub(usize::from(params.prefix_sharing)).max(1);
     let wanted = params.batch_size.min(chosen.len());
     if fit < wanted {
-        context.note(format!("{fit} answers are decoded at a time instead of {wanted}: more caches do not fit into memory"));
+        context.note(format!(
+            "{fit} answers are decoded at a time instead of {wanted}: more caches do not fit into memory"
+        ));
     }
     params.batch_size.min(fit)
 }
@@ -228,10 +230,11 @@ fn answer<B: Backend>(
         }
         if (context.stop)() { Err(interrupted()) } else { Ok(()) }
     });
-    let generated = generated.map_err(|(request, failure)| match request.and_then(|request| requests.get(request)) {
-        Some(request) => Failure { message: format!("sample {}: {}", request.key, failure.message), ..failure },
-        None => failure,
-    })?;
+    let generated =
+        generated.map_err(|(request, failure)| match request.and_then(|request| requests.get(request)) {
+            Some(request) => Failure { message: format!("sample {}: {}", request.key, failure.message), ..failure },
+            None => failure,
+        })?;
     let mut answers: Vec<(usize, Generated)> = order.into_iter().zip(generated).collect();
     answers.sort_unstable_by_key(|(position, _)| *position);
     Ok(answers.into_iter().map(|(_, generated)| generated).collect())

@@ -125,8 +125,9 @@ pub(super) fn choose(params: &InferParams, model: &ModelSettings, seed: u64) -> 
             }
             // Written so that NaN is refused too.
             if !(own.temperature > 0.0) || !(own.top_p > 0.0 && own.top_p <= 1.0) {
-                return Err(Failure::user(format!("the model's {FILE} makes no sense: {}", told(&own)))
-                    .hint("give temperature (above 0) and top_p (above 0, at most 1) here, or set decoding = \"greedy\""));
+                return Err(Failure::user(format!("the model's {FILE} makes no sense: {}", told(&own))).hint(
+                    "give temperature (above 0) and top_p (above 0, at most 1) here, or set decoding = \"greedy\"",
+                ));
             }
             let note = format!("answers are drawn as the model's {FILE} says: {}", told(&own));
             Chosen { sampling: Some(own), note: Some(note), warning }

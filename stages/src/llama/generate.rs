@@ -94,7 +94,8 @@ impl<'a, B: Backend> Generator<'a, B> {
         let request = Request { prompt, group: 0, key: "" };
         // Another group's base is cut where this prompt differs, and replaced.
         self.base.iter_mut().for_each(Base::close);
-        let generated = run(self.model, &[request], &Limits::greedy(max_new_tokens, end), &mut self.base, &mut |_| Ok(()));
+        let generated =
+            run(self.model, &[request], &Limits::greedy(max_new_tokens, end), &mut self.base, &mut |_| Ok(()));
         let answer = generated.map_err(|(_, failure)| failure)?.pop();
         answer.ok_or_else(|| Failure::bug("a prompt was left without an answer"))
     }

@@ -68,7 +68,8 @@ pub(super) fn run<B: Backend>(
 ) -> Result<Vec<Generated>, Fault> {
     let waiting = (0..requests.len()).collect();
     let finished = requests.iter().map(|_| None).collect();
-    let mut work = Work { model, requests, limits, base, waiting, active: Vec::new(), finished, tables: model.tables() };
+    let mut work =
+        Work { model, requests, limits, base, waiting, active: Vec::new(), finished, tables: model.tables() };
     while !work.waiting.is_empty() || !work.active.is_empty() {
         while work.active.len() < limits.sequences.max(1) && !work.waiting.is_empty() {
             work.prefill()?;

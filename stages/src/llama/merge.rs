@@ -23,7 +23,8 @@ impl<B: Backend> Model<B> {
                 parameter.write(values).or_fail()?;
                 left.remove(name);
             }
-            let Some((module, lora)) = name.strip_suffix(".weight").and_then(|m| adapter.modules.get_key_value(m)) else {
+            let Some((module, lora)) = name.strip_suffix(".weight").and_then(|m| adapter.modules.get_key_value(m))
+            else {
                 continue;
             };
             let mut values = parameter.read();

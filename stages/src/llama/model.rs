@@ -13,7 +13,8 @@ use crate::failure::OrFail;
 use anneal_engine::Failure;
 use anneal_ops::{
     Act, Backend, HasShape, Heads, LayerCache, Linear, Lora, LossSum, NoneTape, OpError, ParamRef, Record, RopeTable,
-    Vector, Weight, embedding, linear, linear_cross_entropy, matrix_from_vec, rms_norm, vector_from_vec, weight_from_vec,
+    Vector, Weight, embedding, linear, linear_cross_entropy, matrix_from_vec, rms_norm, vector_from_vec,
+    weight_from_vec,
 };
 use std::rc::Rc;
 

@@ -86,7 +86,8 @@ impl Sampling {
 
 /// Brings the `count` most likely to the front and sorts them; among equals the lower id comes first.
 fn most_likely(all: &mut [(u32, f32)], count: usize) {
-    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.partial_cmp(&a.1).unwrap_or(std::cmp::Ordering::Equal).then(a.0.cmp(&b.0));
+    let order =
+        |a: &(u32, f32), b: &(u32, f32)| b.1.partial_cmp(&a.1).unwrap_or(std::cmp::Ordering::Equal).then(a.0.cmp(&b.0));
     if count < all.len() {
         all.select_nth_unstable_by(count, order);
     }

@@ -45,7 +45,8 @@ impl CpuCache {
                 }
                 None => {
                     // A quarter more, as nobody may have said how long it gets.
-                    let mut larger = Vec::with_capacity(reserve.max(needed + if reserve == 0 { needed / 4 } else { 0 }));
+                    let mut larger =
+                        Vec::with_capacity(reserve.max(needed + if reserve == 0 { needed / 4 } else { 0 }));
                     larger.extend_from_slice(&kept[..len]);
                     larger.extend_from_slice(new);
                     *kept = Arc::new(larger);

@@ -40,8 +40,7 @@ pub fn decode_attention<B: Backend>(
     let rows = vec![1; caches.len()];
     let mut sequences = behind(OP, k, caches, &rows)?;
     let dev = q.device();
-    let out =
-        span(dev, "attention.decode", || dev.attention_decode(q, k, v, heads, &mut sequences, &mut table.0))?;
+    let out = span(dev, "attention.decode", || dev.attention_decode(q, k, v, heads, &mut sequences, &mut table.0))?;
     drop(sequences);
     grown(caches, &rows, k.shape().1);
     Ok(out)

@@ -54,7 +54,8 @@ fn check_decode<B: Backend>(dev: B, heads: Heads) {
     // Ends of parts and of memory are crossed within the steps; one begins empty.
     let lens = [0, 1, 120, 127, 128, 300, 15];
     let make = || -> Vec<Sequence<B>> {
-        let one = |(i, len): (usize, &usize)| Sequence::new(&dev, i as u64, heads, *len, if i % 2 == 0 { 400 } else { 0 });
+        let one =
+            |(i, len): (usize, &usize)| Sequence::new(&dev, i as u64, heads, *len, if i % 2 == 0 { 400 } else { 0 });
         lens.iter().enumerate().map(one).collect()
     };
     let (mut together, mut table) = (make(), DecodeTable::default());
@@ -81,7 +82,10 @@ fn check_decode<B: Backend>(dev: B, heads: Heads) {
         assert!(step(&dev, &mut alone[i..=i], &mut DecodeTable::default())[0] == *row, "after a change");
     }
     // What a clone shares stays as it is when both go on.
-    let mut other = Sequence { case: Case::new::<B>(2, heads, Layout::from_cu_seqlens(&[0, 400]).unwrap()), cache: together[2].cache.clone() };
+    let mut other = Sequence {
+        case: Case::new::<B>(2, heads, Layout::from_cu_seqlens(&[0, 400]).unwrap()),
+        cache: together[2].cache.clone(),
+    };
     let before = other.cache.len();
     let rows = step(&dev, &mut together[2..3], &mut DecodeTable::default());
     assert!(step(&dev, std::slice::from_mut(&mut other), &mut DecodeTable::default()) == rows);
@@ -104,7 +108,9 @@ fn check_cut<B: Backend>(dev: B, heads: Heads) {
             act_from_vec(&dev, values[rows.start * width..rows.end * width].to_vec(), rows.len(), width).unwrap()
         };
         let (q, kv) = (heads.q_width(), heads.kv_width());
-        act_to_vec::<B, _>(&cached_attention(act(&case.q, q), act(&case.k, kv), act(&case.v, kv), heads, cache).unwrap())
+        act_to_vec::<B, _>(
+            &cached_attention(act(&case.q, q), act(&case.k, kv), act(&case.v, kv), heads, cache).unwrap(),
+        )
     };
     let mut cache = LayerCache::new();
     let whole = feed(&mut cache, 0..150);
@@ -129,13 +135,9 @@ fn check_errors<B: Backend>(dev: B) {
     let act = |rows: usize, width: usize| act_from_vec(&dev, vec![0.0; rows * width], rows, width).unwrap();
     let (h, mut table) = (heads(2, 1, 8), DecodeTable::default());
     let (mut one, mut two) = (LayerCache::<B>::new(), LayerCache::<B>::new());
-    let mut say = |q, k, v| {
-        decode_attention(&q, &k, &v, h, &mut [&mut one, &mut two], &mut table).unwrap_err().to_string()
-    };
-    assert_eq!(
-        say(act(3, 16), act(3, 8), act(3, 8)),
-        "decode_attention: 3 rows are not those of 2 caches, [1, 1]"
-    );
+    let mut say =
+        |q, k, v| decode_attention(&q, &k, &v, h, &mut [&mut one, &mut two], &mut table).unwrap_err().to_string();
+    assert_eq!(say(act(3, 16), act(3, 8), act(3, 8)), "decode_attention: 3 rows are not those of 2 caches, [1, 1]");
     assert_eq!(say(act(2, 16), act(2, 4), act(2, 4)), "decode_attention: k (2, 4) does not fit heads of width 8");
     assert!(one.is_empty() && two.is_empty());
     let none = decode_attention(&act(0, 16), &act(0, 8), &act(0, 8), h, &mut [], &mut table).unwrap();

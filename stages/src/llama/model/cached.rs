@@ -7,8 +7,8 @@ use super::super::layer::{Layer, Pass};
 use super::{Cache, Model};
 use anneal_ops::{
     Act, AttentionKernel, Backend, DecodeTable, LayerCache, Linear, NextIds, NoneTape, OpError, act_to_vec, add,
-    cached_attention_batch, decode_attention, embedding, embedding_next, linear_argmax_next, linear_rows, rms_norm, rope,
-    swiglu,
+    cached_attention_batch, decode_attention, embedding, embedding_next, linear_argmax_next, linear_rows, rms_norm,
+    rope, swiglu,
 };
 use std::rc::Rc;
 
@@ -78,9 +78,7 @@ impl<B: Backend> Model<B> {
         for (index, layer) in self.layers.iter().enumerate() {
             let pass = self.pass(index, &positions, None);
             let mut of_layer = of_layer(caches, index);
-            x = block(layer, x, &pass, |q, k, v| {
-                cached_attention_batch(q, k, v, pass.heads, &mut of_layer, &rows)
-            })?;
+            x = block(layer, x, &pass, |q, k, v| cached_attention_batch(q, k, v, pass.heads, &mut of_layer, &rows))?;
         }
         // Gathering rows is what an embedding does.
         self.for_head(embedding(&self.device, &last, &x, false, NoneTape)?)
