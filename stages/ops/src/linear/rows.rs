@@ -5,15 +5,20 @@
 
 use dfdx::shapes::HasShape;
 
-use super::matvec::{FEW, matvec};
+use rayon::prelude::*;
+
+use super::matvec::{matvec, rows as products};
 use super::{Linear, check};
 use crate::OpError;
 use crate::backend::{Act, Backend};
 use crate::cpu::simd::{self, simd_fn};
+use crate::cpu::threads;
 use crate::profile::span;
 
-/// Rows of `x` that are multiplied with a piece of the weight while it is in a cache.
+/// Most rows of `x` that a thread multiplies with a row of the weight while it is in a cache.
 const TOGETHER: usize = 64;
+/// Fewest of them, as the weight is read once for each time.
+const LEAST: usize = 16;
 
 /// `x W^T + bias + scaling * (x A^T) B^T` for `x [rows, in]`; the result is `[rows, out]`. As [`super::linear`] without
 /// dropout, within rounding.
@@ -28,13 +33,17 @@ pub fn linear_rows<B: Backend>(x: &Act<B>, args: &Linear<B>) -> Result<Act<B>, O
 /// `x W^T`, `[rows, outs]`, for `x [rows, width]` and `weight [outs, width]`.
 pub(crate) fn row_products(x: &[f32], weight: &[f32], width: usize, outs: usize) -> Vec<f32> {
     let rows = x.len().checked_div(width).unwrap_or(0);
-    if rows <= FEW {
-        return if rows == 0 { Vec::new() } else { matvec(x, weight, width, outs) };
+    if rows == 0 || outs == 0 {
+        return Vec::new();
     }
-    let mut out = Vec::with_capacity(rows * outs);
-    for x in x.chunks(TOGETHER * width) {
-        out.extend(matvec(x, weight, width, outs));
+    if rows <= TOGETHER {
+        // Bound by reading the weight, whose rows are shared out.
+        return matvec(x, weight, width, outs);
     }
+    let each = rows.div_ceil(threads::count()).next_multiple_of(4).clamp(LEAST, TOGETHER);
+    let mut out = vec![0.0; rows * outs];
+    let one = |(out, x): (&mut [f32], &[f32])| products(out, (1, outs), x, weight, width);
+    out.par_chunks_mut(each * outs).zip(x.par_chunks(each * width)).for_each(one);
     out
 }
 
