@@ -187,9 +187,9 @@ mod tests {
     fn one_or_several_end_tokens_are_read_and_a_damaged_file_is_named() {
         assert_eq!(chat().end_tokens(), [128_001, 128_009]);
         assert_eq!(model(json!({"eos_token_id": 2})).end_tokens(), [2]);
-        assert_eq!(model(json!({"eos_token_id": null})).end_tokens(), []);
+        assert!(model(json!({"eos_token_id": null})).end_tokens().is_empty());
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(ModelSettings::read(dir.path()).unwrap().end_tokens(), []);
+        assert!(ModelSettings::read(dir.path()).unwrap().end_tokens().is_empty());
         std::fs::write(dir.path().join(FILE), "[1]").unwrap();
         assert!(ModelSettings::read(dir.path()).unwrap_err().message.contains("expected a JSON object"));
         std::fs::write(dir.path().join(FILE), "{").unwrap();

@@ -153,7 +153,7 @@ mod tests {
             (0..draws).for_each(|i| counts[sampling.choose(&logits, "q", i).unwrap() as usize] += 1);
             // Five standard deviations of a binomial share.
             for (count, p) in counts.iter().zip(&want) {
-                let (share, draws) = (*count as f64 / f64::from(draws), f64::from(draws));
+                let (share, draws) = (*count as f64 / draws as f64, draws as f64);
                 assert!((share - p).abs() <= 5.0 * (p * (1.0 - p) / draws).sqrt(), "{counts:?} {want:?}");
             }
         }
