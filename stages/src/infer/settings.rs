@@ -123,8 +123,8 @@ pub(super) fn choose(params: &InferParams, model: &ModelSettings, seed: u64) -> 
                 let note = format!("the model's {FILE} does not ask for sampling; answers are greedy");
                 return Ok(Chosen { sampling: None, note: Some(note), warning });
             }
-            // Written so that NaN is refused too.
-            if !(own.temperature > 0.0) || !(own.top_p > 0.0 && own.top_p <= 1.0) {
+            // JSON has no NaN.
+            if own.temperature <= 0.0 || own.top_p <= 0.0 || own.top_p > 1.0 {
                 return Err(Failure::user(format!("the model's {FILE} makes no sense: {}", told(&own))).hint(
                     "give temperature (above 0) and top_p (above 0, at most 1) here, or set decoding = \"greedy\"",
                 ));

@@ -18,6 +18,9 @@ pub struct Request<'a> {
     pub key: &'a str,
 }
 
+/// Says whether an answer with these ids has reached its end.
+pub type Stop<'a> = dyn Fn(&[u32]) -> Result<bool, Failure> + 'a;
+
 /// How generation goes and when it ends.
 #[derive(Clone, Copy)]
 pub struct Limits<'a> {
@@ -26,7 +29,7 @@ pub struct Limits<'a> {
     /// Ids that end an answer and are no part of it.
     pub end: &'a [u32],
     /// Asked after every token whether the answer so far has reached its end.
-    pub stop: Option<&'a dyn Fn(&[u32]) -> Result<bool, Failure>>,
+    pub stop: Option<&'a Stop<'a>>,
     /// Draws tokens; without it each is the most likely (ties: the lowest id).
     pub sampling: Option<&'a Sampling>,
     /// Most sequences that decode together; their caches are in memory at once. Changes no answer.

@@ -237,16 +237,19 @@ impl<B: Backend> Work<'_, B> {
                 return Err((Some(request), not_finite(tokens)));
             };
             if self.limits.end.contains(&id) {
-                return Ok(self.done(sequence, Ending::Token));
+                self.done(sequence, Ending::Token);
+                return Ok(());
             }
             sequence.ids.push(id);
             if let Some(stop) = self.limits.stop
                 && stop(&sequence.ids).map_err(|failure| (Some(request), failure))?
             {
-                return Ok(self.done(sequence, Ending::Stop));
+                self.done(sequence, Ending::Stop);
+                return Ok(());
             }
             if sequence.ids.len() >= sequence.room {
-                return Ok(self.finish(sequence));
+                self.finish(sequence);
+                return Ok(());
             }
         }
         self.active.push(sequence);
