@@ -1,10 +1,8 @@
 //! What must not change the numbers: how a window is cut into micro-batches, what forward keeps for backward, whether an
-//! adapter is merged, whether keys and values come from a cache, and how many prompts are answered at once.
+//! adapter is merged, and whether keys and values come from a cache.
 use crate::project::Project;
 use anneal_ops::{Cpu, Grads, OpTape, act_to_vec};
 use anneal_stages::llama::adapter::Adapter;
-use anneal_stages::llama::generate::{Generated, Generator};
-use anneal_stages::llama::generate_batch::{Limits, greedy_batch};
 use anneal_stages::llama::init::initial_values;
 use anneal_stages::llama::weights::tensor_shapes;
 use anneal_stages::llama::{AdapterConfig, Batch, Checkpointing, LlamaConfig, Model, WeightFiles};
@@ -123,36 +121,6 @@ fn checkpointing_changes_no_bit() {
         assert!(runs[0] == runs[1], "selective, train_base {train_base}");
         assert!(runs[0] == runs[2], "full, train_base {train_base}");
     }
-}
-
-#[test]
-fn many_prompts_at_once_get_the_answers_that_each_gets_alone() {
-    let model = model(false);
-    let mut prompts: Vec<Vec<u32>> = sequences().into_iter().map(|(ids, _)| ids).collect();
-    // A prompt that begins like the one before it, and one that is the same.
-    prompts.push([&prompts[7][..9], &[5, 6, 7]].concat());
-    prompts.push(prompts[8].clone());
-    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let eos = [3, 17];
-    let alone: Vec<Generated> = prompts.iter().map(|p| Generator::new(&model).greedy(p, 20, &eos).unwrap()).collect();
-    assert!(alone.iter().any(|answer| answer.ended) && alone.iter().any(|answer| answer.ids.len() == 20));
-    for sequences in [1, 3, 64] {
-        let limits = Limits { max_new_tokens: 20, eos: &eos, sequences };
-        let mut done = Vec::new();
-        let answers = greedy_batch(&model, &prompts, &limits, &mut |n| {
-            done.push(n);
-            Ok(())
-        });
-        let answers = answers.unwrap_or_else(|(prompt, failure)| panic!("{prompt:?}: {failure}"));
-        for (answer, alone) in answers.iter().zip(&alone) {
-            assert_eq!((&answer.ids, answer.ended), (&alone.ids, alone.ended), "{sequences} at once");
-        }
-        assert_eq!(answers[9].reused, prompts[9].len() - 1);
-        assert!(done.is_sorted() && done.last() == Some(&prompts.len()));
-    }
-    let limits = Limits { max_new_tokens: 20, eos: &eos, sequences: 2 };
-    let (at, failure) = greedy_batch(&model, &[&[1], &[]], &limits, &mut |_| Ok(())).unwrap_err();
-    assert_eq!(at, Some(1), "{failure}");
 }
 
 #[test]

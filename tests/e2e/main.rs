@@ -15,6 +15,7 @@ mod crash;
 mod diff;
 mod drivers;
 mod equivalence;
+mod generation;
 mod manifests;
 mod pins;
 mod rows;

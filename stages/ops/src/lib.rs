@@ -37,8 +37,11 @@ mod testing;
 pub use adamw::{AdamwHyper, AdamwState, StateDtype};
 pub use add::add;
 pub use again::Again;
-pub use argmax::{argmax, argmax_rows, linear_argmax};
-pub use attention::{Heads, LayerCache, Layout, Prefix, Segment, attention, cached_attention, cached_attention_batch};
+pub use argmax::{ArgmaxKernel, NextIds, argmax, argmax_rows, linear_argmax, linear_argmax_next};
+pub use attention::{
+    AttentionKernel, DecodeTable, Heads, LayerCache, Layout, Prefix, Segment, attention, cached_attention,
+    cached_attention_batch, decode_attention,
+};
 pub use backend::{
     Act, Backend, BackendVisitor, Buffer, Matrix, Memory, MemoryUse, ParamBuffer, Transfer, Vector, Weight,
     backend_names, with_backend,
@@ -48,14 +51,14 @@ pub use cpu::{gemm_parallelism, thread_count};
 pub use cross_entropy::{LossSum, cross_entropy_workspace, linear_cross_entropy};
 #[cfg(feature = "cuda")]
 pub use cuda::{Bf16, bus_id as cuda_bus_id};
-pub use embedding::embedding;
+pub use embedding::{embedding, embedding_next};
 pub use error::OpError;
 pub use grad_norm::{grad_norm, scale_grads};
 pub use host::{
     act_from_vec, act_to_vec, matrix_from_vec, matrix_to_vec, vector_from_vec, vector_to_vec, weight_from_vec,
     weight_to_vec,
 };
-pub use linear::{Linear, Lora, linear, linear_group, linear_onto};
+pub use linear::{Linear, Lora, linear, linear_group, linear_onto, linear_rows};
 pub use mapped::MappedFile;
 pub use param::ParamRef;
 pub use recompute::{Recompute, recompute};

@@ -1,13 +1,14 @@
-//! Prefill of a prompt and greedy decoding after it, as `infer` does them, without stopping at an end token.
+//! Prefill of prompts and greedy decoding after them, as `infer` does them, without stopping at an end token.
 //!
 //! Unaware of texts.
 use super::{BenchModel, random_ids};
 use crate::failure::OrFail;
 use crate::llama::footprint::Footprint;
-use crate::llama::generate::Generator;
+use crate::llama::generate::{Limits, Request};
+use crate::llama::generate_batch::generate;
 use crate::llama::memory::Ledger;
 use anneal_engine::Failure;
-use anneal_ops::{Backend, BackendVisitor, Category, with_backend};
+use anneal_ops::{ArgmaxKernel, Backend, BackendVisitor, Category, with_backend};
 use std::time::Instant;
 
 /// A measurement of generation.
@@ -17,13 +18,15 @@ pub struct GenerateBench {
     pub model: BenchModel,
     /// Numerics class, such as `cpu-f32`.
     pub numerics: &'static str,
-    /// Tokens in the prompt.
+    /// Prompts that are answered at the same time.
+    pub sequences: usize,
+    /// Tokens in each prompt.
     pub prompt_tokens: usize,
-    /// Tokens decoded after the first, which the prefill yields.
+    /// Tokens decoded after each prompt's first, which the prefill yields.
     pub new_tokens: usize,
-    /// Prompts before measuring begins.
+    /// Rounds before measuring begins.
     pub warmup: usize,
-    /// Prompts measured.
+    /// Rounds measured.
     pub repeats: usize,
     /// Seed of weights and ids.
     pub seed: u64,
@@ -34,9 +37,9 @@ pub struct GenerateBench {
 pub struct GenerateMeasured {
     /// Seconds to read or draw the weights.
     pub load_seconds: f64,
-    /// Seconds from each prompt to its first new token.
+    /// Seconds from the prompts to their first new tokens, for each round.
     pub prefill_seconds: Vec<f64>,
-    /// Decoded tokens a second after that, for each prompt.
+    /// Decoded tokens a second after that, of all sequences together, for each round.
     pub decode_tokens_per_second: Vec<f64>,
     /// Peak of the device's memory, or of this process's where the device does not count, MiB.
     pub peak_mib: Option<f64>,
@@ -71,24 +74,33 @@ impl BackendVisitor for Work<'_> {
                 .hint(format!("prompt and new tokens together may be 2 to {most}")));
         }
         let (mut prefill_seconds, mut decode_tokens_per_second) = (Vec::new(), Vec::new());
-        for index in 0..bench.warmup + bench.repeats {
-            let label = format!("prompt {index}");
-            let prompt = random_ids(bench.seed, &label, bench.prompt_tokens, model.config().vocab_size);
-            let mut generator = Generator::new(&model);
+        let limits =
+            Limits { sequences: bench.sequences, prefix_sharing: false, ..Limits::greedy(bench.new_tokens + 1, &[]) };
+        // The host looks at tokens after so many passes.
+        let decoding = bench.new_tokens.div_ceil(<B as ArgmaxKernel>::READ_EVERY);
+        for round in 0..bench.warmup + bench.repeats {
+            let prompt = |index: usize| {
+                let label = format!("prompt {}", round * bench.sequences + index);
+                random_ids(bench.seed, &label, bench.prompt_tokens, model.config().vocab_size)
+            };
+            let prompts: Vec<Vec<u32>> = (0..bench.sequences).map(prompt).collect();
+            let request = |(group, prompt)| Request { prompt, group, key: "" };
+            let requests: Vec<Request<'_>> = prompts.iter().map(Vec::as_slice).enumerate().map(request).collect();
             let started = Instant::now();
-            let first = generator.greedy(&prompt, 1, &[]).map_err(|f| ledger.explain(f))?;
-            let prefill = started.elapsed().as_secs_f64();
-            // Everything but the first new token is in the cache, so what follows is decoding alone.
-            let longer: Vec<u32> = prompt.into_iter().chain(first.ids).collect();
-            let started = Instant::now();
-            let rest = generator.greedy(&longer, bench.new_tokens, &[]).map_err(|f| ledger.explain(f))?;
-            let decode = started.elapsed().as_secs_f64();
-            if rest.ids.len() != bench.new_tokens || rest.reused + 1 != longer.len() {
-                return Err(Failure::bug(format!("decoded {} tokens, reused {}", rest.ids.len(), rest.reused)));
-            }
-            if index >= bench.warmup {
-                prefill_seconds.push(prefill);
-                decode_tokens_per_second.push(rest.ids.len() as f64 / decode.max(1e-9));
+            let mut passes = Vec::new();
+            let answers = generate(&model, &requests, &limits, &mut |_| {
+                passes.push(started.elapsed().as_secs_f64());
+                Ok(())
+            });
+            let answers = answers.map_err(|(_, failure)| ledger.explain(failure))?;
+            let decoded: usize = answers.iter().map(|answer| answer.ids.len() - 1).sum();
+            let (first, last) = (passes.len().checked_sub(decoding + 1), passes.last());
+            let (Some(prefill), Some(all)) = (first.and_then(|first| passes.get(first)), last) else {
+                return Err(Failure::bug(format!("decoded {decoded} tokens in {} passes", passes.len())));
+            };
+            if round >= bench.warmup {
+                prefill_seconds.push(*prefill);
+                decode_tokens_per_second.push(decoded as f64 / (all - prefill).max(1e-9));
             }
         }
         let peak_mib = ledger.finish()?.peak_mib;
@@ -111,6 +123,7 @@ mod tests {
         let bench = GenerateBench {
             model,
             numerics: "cpu-f32",
+            sequences: 3,
             prompt_tokens: 20,
             new_tokens: 8,
             warmup: 1,

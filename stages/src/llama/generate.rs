@@ -1,17 +1,61 @@
-//! Greedy generation with a key-value cache that is kept from one prompt to the next as far as their ids agree.
+//! What is asked of generation and what comes of it, and a generator of one answer at a time.
 //!
-//! Questions on one context share most of their prompt, so only the rest is computed again. Unaware of text.
-use super::model::{Cache, Model};
-use crate::failure::OrFail;
-use anneal_engine::{Failure, FailureClass};
-use anneal_ops::{Backend, LayerCache, OpError, argmax};
+//! Unaware of text.
+use super::generate_batch::{Base, run};
+use super::model::Model;
+use super::sampling::Sampling;
+use anneal_engine::Failure;
+use anneal_ops::Backend;
 
-/// Generates for one prompt after the other.
-pub struct Generator<'a, B: Backend> {
-    model: &'a Model<B>,
-    cache: Cache<B>,
-    /// Ids whose keys and values the cache holds.
-    cached: Vec<u32>,
+/// One prompt to go on from.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Its ids; at least one.
+    pub prompt: &'a [u32],
+    /// Prompts of one group share most of their beginning, and follow one another.
+    pub group: usize,
+    /// Names its random numbers.
+    pub key: &'a str,
+}
+
+/// Says whether an answer with these ids has reached its end.
+pub type Stop<'a> = dyn Fn(&[u32]) -> Result<bool, Failure> + 'a;
+
+/// How generation goes and when it ends.
+#[derive(Clone, Copy)]
+pub struct Limits<'a> {
+    /// Most tokens of an answer.
+    pub max_new_tokens: usize,
+    /// Ids that end an answer and are no part of it.
+    pub end: &'a [u32],
+    /// Asked after every token whether the answer so far has reached its end.
+    pub stop: Option<&'a Stop<'a>>,
+    /// Draws tokens; without it each is the most likely (ties: the lowest id).
+    pub sampling: Option<&'a Sampling>,
+    /// Most sequences that decode together; their caches are in memory at once. Changes no answer.
+    pub sequences: usize,
+    /// What prompts of a group share is computed once. Changes no answer.
+    pub prefix_sharing: bool,
+}
+
+impl<'a> Limits<'a> {
+    /// The most likely tokens, up to so many and to one of `end`.
+    pub fn greedy(max_new_tokens: usize, end: &'a [u32]) -> Self {
+        Self { max_new_tokens, end, stop: None, sampling: None, sequences: 64, prefix_sharing: true }
+    }
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// With an end token.
+    Token,
+    /// [`Limits::stop`] said so.
+    Stop,
+    /// It has [`Limits::max_new_tokens`].
+    Limit,
+    /// The model has no position for another token.
+    Window,
 }
 
 /// One generated answer.
@@ -19,61 +63,43 @@ pub struct Generator<'a, B: Backend> {
 pub struct Generated {
     /// The ids, without the end token.
     pub ids: Vec<u32>,
-    /// An end token was reached, not the limit.
-    pub ended: bool,
-    /// Prompt tokens that were already in the cache.
+    /// Why there are no more.
+    pub ending: Ending,
+    /// Prompt tokens that were already in a cache.
     pub reused: usize,
+}
+
+impl Generated {
+    /// It came to an end by itself: nothing was cut off.
+    pub fn ended(&self) -> bool {
+        matches!(self.ending, Ending::Token | Ending::Stop)
+    }
+}
+
+/// Generates for one prompt after the other; what a prompt shares with the one before is not computed again.
+pub struct Generator<'a, B: Backend> {
+    model: &'a Model<B>,
+    base: Option<Base<B>>,
 }
 
 impl<'a, B: Backend> Generator<'a, B> {
     /// A generator with an empty cache.
     pub fn new(model: &'a Model<B>) -> Self {
-        Self { cache: model.empty_cache(), cached: Vec::new(), model }
+        Self { model, base: None }
     }
 
-    /// The most likely continuation, token by token (ties: the lowest id), until one of `eos`, `max_new_tokens`, or
-    /// the model's last position. `prompt` must not be empty.
+    /// The most likely continuation (ties: the lowest id), until one of `end`, `max_new_tokens`, or the model's last
+    /// position. `prompt` must not be empty.
     ///
     /// # Errors
     /// An id out of range, an empty prompt; logits that are not finite, which have no largest; no memory.
-    pub fn greedy(&mut self, prompt: &[u32], max_new_tokens: usize, eos: &[u32]) -> Result<Generated, Failure> {
-        let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        // The last prompt token is always computed: its logits are needed.
-        let reused = common.min(prompt.len().saturating_sub(1));
-        self.truncate(reused);
-        let mut logits = self.feed(&prompt[reused..]).or_fail()?;
-        let room = self.model.config().max_position_embeddings.saturating_sub(prompt.len());
-        let mut ids = Vec::new();
-        let mut ended = false;
-        for step in 0..max_new_tokens.min(room) {
-            if step > 0 {
-                logits = self.feed(&ids[step - 1..]).or_fail()?;
-            }
-            if !logits.iter().all(|logit| logit.is_finite()) {
-                let message = format!("the model's logits after {} tokens are not finite", prompt.len() + step);
-                return Err(Failure::new(FailureClass::Nan, message).hint(
-                    "its weights hold NaN or infinite numbers: look at the loss of the stage that made them, or copy \
-                     the model again",
-                ));
-            }
-            let id = argmax(&logits).or_fail()? as u32;
-            if eos.contains(&id) {
-                ended = true;
-                break;
-            }
-            ids.push(id);
-        }
-        Ok(Generated { ids, ended, reused })
-    }
-
-    fn feed(&mut self, ids: &[u32]) -> Result<Vec<f32>, OpError> {
-        let logits = self.model.next_logits(ids, &mut self.cache)?;
-        self.cached.extend_from_slice(ids);
-        Ok(logits)
-    }
-
-    fn truncate(&mut self, len: usize) {
-        self.cached.truncate(len);
-        self.cache.iter_mut().for_each(|layer: &mut LayerCache<B>| layer.truncate(len));
+    pub fn greedy(&mut self, prompt: &[u32], max_new_tokens: usize, end: &[u32]) -> Result<Generated, Failure> {
+        let request = Request { prompt, group: 0, key: "" };
+        // Another group's base is cut where this prompt differs, and replaced.
+        self.base.iter_mut().for_each(Base::close);
+        let generated =
+            run(self.model, &[request], &Limits::greedy(max_new_tokens, end), &mut self.base, &mut |_| Ok(()));
+        let answer = generated.map_err(|(_, failure)| failure)?.pop();
+        answer.ok_or_else(|| Failure::bug("a prompt was left without an answer"))
     }
 }

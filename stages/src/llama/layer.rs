@@ -7,9 +7,8 @@ use super::weights::{WeightSource, has_bias, linear_shapes, parent_of};
 use crate::failure::OrFail;
 use anneal_engine::Failure;
 use anneal_ops::{
-    Act, Again, Backend, Heads, LayerCache, Layout, Linear, NoneTape, OpError, PutTape, Recompute, Record, RopeTable,
-    SplitTape, Vector, attention, cached_attention_batch, linear_group, linear_onto, recompute, rms_norm, rope, swiglu,
-    vector_from_vec,
+    Act, Again, Backend, Heads, Layout, Linear, NoneTape, OpError, PutTape, Recompute, Record, RopeTable, SplitTape,
+    Vector, attention, linear_group, linear_onto, recompute, rms_norm, rope, swiglu, vector_from_vec,
 };
 use std::rc::Rc;
 use std::sync::Arc;
@@ -149,19 +148,6 @@ impl<B: Backend> Layer<B> {
         let [q, k, v] = self.queries_keys_values(h, pass, again.as_ref())?;
         let mixed = attention(q, k, v, pass.heads, layout)?;
         self.mlp(linear_onto(mixed, x, &self.o_proj, pass.key(3), None)?, pass)
-    }
-
-    pub(super) fn forward_cached(
-        &self,
-        x: Act<B>,
-        pass: &Pass<B>,
-        caches: &mut [&mut LayerCache<B>],
-        rows: &[usize],
-    ) -> Result<Act<B>, OpError> {
-        let h = rms_norm(x.clone(), &self.input_layernorm, pass.eps, false)?;
-        let [q, k, v] = self.queries_keys_values::<NoneTape>(h, pass, None)?;
-        let mixed = cached_attention_batch(q, k, v, pass.heads, caches, rows)?;
-        self.mlp(linear_onto(mixed, x, &self.o_proj, None, None)?, pass)
     }
 }
 

@@ -11,9 +11,11 @@ pub mod init;
 mod layer;
 pub mod logits;
 pub mod memory;
+pub mod merge;
 pub mod model;
 mod read;
 pub mod rope;
+pub mod sampling;
 pub mod save;
 pub mod weights;
 

@@ -1,6 +1,8 @@
 //! The forward pass of a Llama on any backend, with or without a tape, with or without LoRA.
 //!
 //! Field paths spell the checkpoint's names. Unaware of files, optimizers and text.
+mod cached;
+
 use super::adapter::Adapter;
 use super::batch::Batch;
 use super::config::LlamaConfig;
@@ -12,8 +14,7 @@ use crate::failure::OrFail;
 use anneal_engine::Failure;
 use anneal_ops::{
     Act, Backend, HasShape, Heads, LayerCache, Linear, Lora, LossSum, NoneTape, OpError, ParamRef, Record, RopeTable,
-    Vector, Weight, act_to_vec, embedding, linear, linear_argmax, linear_cross_entropy, matrix_from_vec, rms_norm,
-    vector_from_vec,
+    Vector, Weight, embedding, linear, linear_cross_entropy, matrix_from_vec, rms_norm, vector_from_vec,
 };
 use std::rc::Rc;
 
@@ -66,6 +67,8 @@ impl<'a, B: Backend> Parameters<'a, B> {
 /// Keys and values of the tokens seen so far, for every layer.
 pub type Cache<B> = Vec<LayerCache<B>>;
 
+pub use cached::{Feed, Tables};
+
 impl<B: Backend> Model<B> {
     /// Builds a model from its weights, checking every tensor's shape before it reads one. `train_base` makes all
     /// its weights trainable.
@@ -75,9 +78,7 @@ impl<B: Backend> Model<B> {
     pub fn read(device: B, config: &LlamaConfig, files: &dyn WeightSource, train_base: bool) -> Result<Self, Failure> {
         files.check(config)?;
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let table = |name: &str| -> Result<Weight<B>, Failure> {
-            read_weight(&device, files, name, [vocab, hidden])
-        };
+        let table = |name: &str| -> Result<Weight<B>, Failure> { read_weight(&device, files, name, [vocab, hidden]) };
         let embed_tokens = table("model.embed_tokens.weight")?;
         let lm_head = if config.tie_word_embeddings { None } else { Some(table("lm_head.weight")?) };
         let layers = (0..config.num_hidden_layers).map(|i| Layer::read(&device, config, files, i, train_base));
@@ -215,49 +216,6 @@ impl<B: Backend> Model<B> {
     /// An empty cache.
     pub fn empty_cache(&self) -> Cache<B> {
         self.layers.iter().map(|_| LayerCache::new()).collect()
-    }
-
-    /// Feeds more tokens of one sequence and returns the logits that follow the last of them.
-    ///
-    /// # Errors
-    /// No token, an id out of range, a sequence longer than the positions allow; no memory.
-    pub fn next_logits(&self, ids: &[u32], cache: &mut Cache<B>) -> Result<Vec<f32>, OpError> {
-        let seen = cache.first().map_or(0, LayerCache::len) as u32;
-        let positions: Vec<u32> = (seen..seen + ids.len() as u32).collect();
-        let x = self.hidden_cached(ids, &positions, &mut [cache], &[ids.len()])?;
-        let last = self.last_norm(&x, &[(ids.len() as u32).saturating_sub(1)])?;
-        Ok(act_to_vec(&self.project(last)?))
-    }
-
-    /// The residual stream after the last layer for the next tokens of several sequences, `rows[i]` of them for
-    /// `caches[i]`, one after the other.
-    pub(super) fn hidden_cached(
-        &self,
-        ids: &[u32],
-        positions: &[u32],
-        caches: &mut [&mut Cache<B>],
-        rows: &[usize],
-    ) -> Result<Act<B>, OpError> {
-        let mut x = embedding(&self.device, ids, &self.embed_tokens, false, NoneTape)?;
-        let positions = positions.into();
-        for (index, layer) in self.layers.iter().enumerate() {
-            let mut of_layer: Vec<&mut LayerCache<B>> =
-                caches.iter_mut().filter_map(|cache| cache.get_mut(index)).collect();
-            x = layer.forward_cached(x, &self.pass(index, &positions, None), &mut of_layer, rows)?;
-        }
-        Ok(x)
-    }
-
-    /// Some rows of the residual stream, normalised for the head.
-    fn last_norm(&self, x: &Act<B>, rows: &[u32]) -> Result<Act<B>, OpError> {
-        // Gathering rows is what an embedding does.
-        let rows = embedding(&self.device, rows, x, false, NoneTape)?;
-        rms_norm(rows, &self.norm, self.config.rms_norm_eps as f32, false)
-    }
-
-    /// The most likely token after each of these rows.
-    pub(super) fn most_likely(&self, x: &Act<B>, rows: &[u32]) -> Result<Vec<u32>, OpError> {
-        linear_argmax(&self.last_norm(x, rows)?, self.head())
     }
 
     /// Every tensor of the base by its checkpoint name, in checkpoint order.

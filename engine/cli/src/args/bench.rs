@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Train(BenchTrain),
-    /// Prefill of a random prompt and greedy decoding after it.
+    /// Prefill of random prompts and greedy decoding after them.
     Generate(BenchGenerate),
     /// From the file to the first logit.
     Load(BenchLoad),
@@ -114,13 +114,16 @@ pub(crate) enum BenchMethod {
 pub(crate) struct BenchGenerate {
     #[command(flatten)]
     pub(crate) options: BenchOptions,
-    /// Tokens in the prompt.
+    /// Prompts that are answered at the same time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) sequences: u32,
+    /// Tokens in each prompt.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) prompt_tokens: u32,
-    /// Tokens decoded.
+    /// Tokens decoded for each prompt.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) new_tokens: u32,
-    /// Prompts measured; the median is shown.
+    /// Rounds measured; the median is shown.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repeats: u32,
 }

@@ -79,6 +79,7 @@ fn generated(args: &BenchGenerate, context: &Context) -> Result<Vec<Row>, Error>
     let measured = generate::run(&generate::GenerateBench {
         model: BenchModel::find(&args.options.model)?,
         numerics,
+        sequences: args.sequences as usize,
         prompt_tokens: args.prompt_tokens as usize,
         new_tokens: args.new_tokens as usize,
         warmup: 1,
@@ -89,6 +90,7 @@ fn generated(args: &BenchGenerate, context: &Context) -> Result<Vec<Row>, Error>
     let decode = median(&measured.decode_tokens_per_second);
     let mut rows = head(&args.options, numerics);
     rows.extend([
+        row("sequences", args.sequences, "sequences", args.sequences.to_string()),
         row("prompt_tokens", args.prompt_tokens, "prompt", format!("{} tokens", args.prompt_tokens)),
         row("new_tokens", args.new_tokens, "decoded", format!("{} tokens", args.new_tokens)),
         hidden("load_seconds", measured.load_seconds),

@@ -1,7 +1,8 @@
 // Index of the largest element of each row, the lowest among equals; overwrites (=) `ids`. A block takes a row.
 //
 // Order and ties are settled by index, so the result does not depend on how a row is cut. A NaN anywhere in a row makes
-// its id 0xffffffff.
+// its id 0xffffffff; where a second list is given, the id is in that too, but 0 for NaN: it may be used as an index before
+// anybody has looked.
 #include "../add/vector.cuh"
 
 namespace anneal_argmax {
@@ -24,7 +25,7 @@ struct Best {
 };
 
 template <typename T>
-__device__ __forceinline__ void row(unsigned* ids, const T* x, unsigned width) {
+__device__ __forceinline__ void row(unsigned* ids, unsigned* usable, const T* x, unsigned width) {
     __shared__ float values[32];
     __shared__ unsigned indices[32];
     x += blockIdx.x * (unsigned long long)width;
@@ -53,12 +54,17 @@ __device__ __forceinline__ void row(unsigned* ids, const T* x, unsigned width) {
     if (threadIdx.x != 0) return;
     for (unsigned warp = 1; warp < blockDim.x >> 5; ++warp) best.meet(values[warp], indices[warp]);
     ids[blockIdx.x] = best.index;
+    if (usable != nullptr) usable[blockIdx.x] = best.index == NAN_ID ? 0 : best.index;
 }
 
 }  // namespace anneal_argmax
 
 extern "C" __global__ void __launch_bounds__(1024)
-    anneal_argmax_f32(unsigned* ids, const float* x, unsigned width) { anneal_argmax::row(ids, x, width); }
+    anneal_argmax_f32(unsigned* ids, unsigned* usable, const float* x, unsigned width) {
+    anneal_argmax::row(ids, usable, x, width);
+}
 
 extern "C" __global__ void __launch_bounds__(1024)
-    anneal_argmax_bf16(unsigned* ids, const __nv_bfloat16* x, unsigned width) { anneal_argmax::row(ids, x, width); }
+    anneal_argmax_bf16(unsigned* ids, unsigned* usable, const __nv_bfloat16* x, unsigned width) {
+    anneal_argmax::row(ids, usable, x, width);
+}

@@ -6,8 +6,8 @@ use dfdx::shapes::HasShape;
 use super::{ArgmaxKernel, argmax};
 use crate::OpError;
 use crate::backend::{Act, Weight};
-use crate::cpu::gemm::{Mat, On, gemm};
 use crate::cpu::slice;
+use crate::linear::row_products;
 
 /// Rows whose logits are held at a time.
 const HELD_ROWS: usize = 64;
@@ -21,17 +21,20 @@ impl ArgmaxKernel for Cpu {
         Ok(ids(slice::matrix("argmax", logits)?, logits.shape().1).collect())
     }
 
-    fn linear_argmax_kernel(&self, x: &Act<Self>, weight: &Weight<Self>) -> Result<Vec<Option<u32>>, OpError> {
+    type Ids = Vec<Option<u32>>;
+    const READ_EVERY: usize = 1;
+
+    fn linear_argmax_ids(&self, x: &Act<Self>, weight: &Weight<Self>) -> Result<Self::Ids, OpError> {
         let (&(rows, width), &(vocabulary, _)) = (x.shape(), weight.shape());
-        let head = Mat::new(slice::matrix("argmax", weight)?, vocabulary, width).t();
-        let mut logits = vec![0.0; HELD_ROWS.min(rows) * vocabulary];
+        let weight = slice::matrix("argmax", weight)?;
         let mut best = Vec::with_capacity(rows);
         for x in slice::matrix("argmax", x)?.chunks(HELD_ROWS * width) {
-            let count = x.len() / width;
-            let logits = &mut logits[..count * vocabulary];
-            gemm(logits, vocabulary, false, 1.0, Mat::new(x, count, width), head, On::Pool);
-            best.extend(ids(logits, vocabulary));
+            best.extend(ids(&row_products(x, weight, width, vocabulary), vocabulary));
         }
         Ok(best)
+    }
+
+    fn read_ids(&self, ids: &Self::Ids) -> Result<Vec<Option<u32>>, OpError> {
+        Ok(ids.clone())
     }
 }

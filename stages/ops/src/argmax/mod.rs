@@ -4,23 +4,58 @@ mod cpu_kernel;
 #[cfg(feature = "cuda")]
 mod cuda_kernel;
 
+#[cfg(feature = "cuda")]
+pub(crate) use cuda_kernel::CudaIds;
+
 use dfdx::shapes::HasShape;
 
 use crate::OpError;
 use crate::backend::{Act, Backend, Memory, Weight};
 use crate::profile::span;
 
-/// What a device does for [`argmax_rows`] and [`linear_argmax`]: an id a row, none for a row that holds a NaN. No size
+/// What a device does for [`argmax_rows`], [`linear_argmax`] and [`NextIds`]: an id a row, none for a row that holds a NaN. No size
 /// is 0.
 pub trait ArgmaxKernel: Sized {
     /// For each row of logits.
     fn argmax_kernel(&self, logits: &Act<Self>) -> Result<Vec<Option<u32>>, OpError>
     where
         Self: Memory;
-    /// For each row of `x W^T`, products and sums in f32.
-    fn linear_argmax_kernel(&self, x: &Act<Self>, weight: &Weight<Self>) -> Result<Vec<Option<u32>>, OpError>
+    /// Ids where the device's own kernels read them.
+    type Ids;
+    /// Steps of decoding after which the host should read ids, because reading makes the device wait.
+    const READ_EVERY: usize;
+    /// For each row of `x W^T`, products and sums in f32. A row's id depends on that row only.
+    fn linear_argmax_ids(&self, x: &Act<Self>, weight: &Weight<Self>) -> Result<Self::Ids, OpError>
     where
         Self: Memory;
+    /// Ids on the host.
+    fn read_ids(&self, ids: &Self::Ids) -> Result<Vec<Option<u32>>, OpError>;
+}
+
+/// Ids that [`linear_argmax_next`] chose, on the device: they can be embedded before anybody has read them.
+pub struct NextIds<B: Backend> {
+    pub(crate) ids: B::Ids,
+    /// How many.
+    pub(crate) rows: usize,
+    dev: B,
+}
+
+impl<B: Backend> NextIds<B> {
+    /// The ids, once the device has them; none for a row of logits that held a NaN.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn read_each(&self) -> Result<Vec<Option<u32>>, OpError> {
+        if self.rows == 0 { Ok(Vec::new()) } else { self.dev.read_ids(&self.ids) }
+    }
+
+    /// The ids, once the device has them.
+    ///
+    /// # Errors
+    /// If a row of logits held a NaN; the first such row is named. The device failed.
+    pub fn read(&self) -> Result<Vec<u32>, OpError> {
+        checked(self.read_each()?)
+    }
 }
 
 fn checked(ids: Vec<Option<u32>>) -> Result<Vec<u32>, OpError> {
@@ -47,18 +82,28 @@ pub fn argmax_rows<B: Backend + ArgmaxKernel>(logits: &Act<B>) -> Result<Vec<u32
 ///
 /// # Errors
 /// If the widths differ or are 0, the head has no rows, or a row of logits holds a NaN; the first such row is named.
-pub fn linear_argmax<B: Backend + ArgmaxKernel>(x: &Act<B>, weight: &Weight<B>) -> Result<Vec<u32>, OpError> {
+pub fn linear_argmax<B: Backend>(x: &Act<B>, weight: &Weight<B>) -> Result<Vec<u32>, OpError> {
+    if x.shape().0 == 0 { Ok(Vec::new()) } else { linear_argmax_next(x, weight)?.read() }
+}
+
+/// As [`linear_argmax`], but the ids stay on the device; a NaN shows when they are read.
+///
+/// # Errors
+/// If the widths differ or are 0, the head has no rows, or there is no row.
+pub fn linear_argmax_next<B: Backend>(x: &Act<B>, weight: &Weight<B>) -> Result<NextIds<B>, OpError> {
     let (&(rows, width), &(vocabulary, inputs)) = (x.shape(), weight.shape());
     if width != inputs {
         return Err(OpError::shape("linear_argmax", ("x", x.shape()), ("weight", weight.shape())));
     }
     if rows == 0 {
-        return Ok(Vec::new());
+        return Err(OpError::argument("linear_argmax", "there is no row"));
     }
     if width == 0 || vocabulary == 0 {
         return Err(OpError::argument("linear_argmax", "the head is empty"));
     }
-    checked(span(x.device(), "linear_argmax", || x.device().linear_argmax_kernel(x, weight))?)
+    let dev = x.device().clone();
+    let ids = span(&dev, "linear_argmax", || dev.linear_argmax_ids(x, weight))?;
+    Ok(NextIds { ids, rows, dev })
 }
 
 /// Index of the largest element, the lowest among equals: `argmax_i row[i]`, as torch's `argmax` picks on the CPU.
@@ -80,7 +125,8 @@ pub fn argmax(row: &[f32]) -> Result<usize, OpError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{act_from_vec, weight_from_vec};
+    use crate::embedding::embedding_next;
+    use crate::host::{act_from_vec, act_to_vec, weight_from_vec};
     use crate::testing::on_every_device;
 
     fn check_rows<B: Backend + ArgmaxKernel>(dev: B) {
@@ -107,9 +153,19 @@ mod tests {
         let weight = weight_from_vec(&dev, vec![1.0, 0.0, 1.0, 1.0 / 1024.0], 2, 2).unwrap();
         let x = act_from_vec(&dev, vec![1.0; 2 * 130], 130, 2).unwrap();
         assert_eq!(linear_argmax(&x, &weight).unwrap(), [1; 130]);
+        assert_eq!(linear_argmax(&act_from_vec(&dev, vec![], 0, 2).unwrap(), &weight).unwrap(), []);
+        // Ids may be used before they are read; a NaN shows when they are.
+        let weight = weight_from_vec(&dev, vec![1.0, 0.0, 0.0, 1.0, -1.0, 0.5], 3, 2).unwrap();
+        let x = act_from_vec(&dev, vec![0.0, 1.0, f32::NAN, 1.0, -3.0, 1.0], 3, 2).unwrap();
+        let next = linear_argmax_next(&x, &weight).unwrap();
+        let rows = act_to_vec::<B, _>(&embedding_next(&next, &weight).unwrap());
+        assert_eq!(rows, [0.0, 1.0, 1.0, 0.0, -1.0, 0.5]);
+        assert_eq!(next.read().unwrap_err().to_string(), "argmax: row 1 holds a NaN");
+        let small = weight_from_vec(&dev, vec![1.0, 0.0], 1, 2).unwrap();
+        assert!(embedding_next(&next, &small).is_err());
         let narrow = act_from_vec(&dev, vec![1.0; 3], 1, 3).unwrap();
         let error = linear_argmax(&narrow, &weight).unwrap_err();
-        assert_eq!(error.to_string(), "linear_argmax: x (1, 3) does not fit weight (2, 2)");
+        assert_eq!(error.to_string(), "linear_argmax: x (1, 3) does not fit weight (3, 2)");
     }
 
     #[test]

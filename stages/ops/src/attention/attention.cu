@@ -75,20 +75,27 @@ extern "C" __global__ void __launch_bounds__(128, 4)
     attention::plain_backward_q(q, k, v, d, stats, d_q, tiles, n_heads, n_kv_heads, dim, scale);
 }
 
-#define ATTENTION_DECODE(LANES)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(128)                                                                  \
-        anneal_attention_decode_##LANES(const bf16* q, const bf16* k, const bf16* v, float* parts, int n_heads,        \
-                                        int n_kv_heads, int dim, int len, float scale) {                               \
-        attention::decode<LANES>(q, k, v, parts, n_heads, n_kv_heads, dim, len, scale);                                \
+#define ATTENTION_DECODE(LANES, HEADS)                                                                                 \
+    extern "C" __global__ void __launch_bounds__(128) anneal_attention_decode_##LANES##_##HEADS(                       \
+        const bf16* q, const bf16* k, const bf16* v, const attention::Sequence* sequences, int step, float* parts,     \
+        int n_heads, int n_kv_heads, int dim, float scale) {                                                           \
+        attention::decode<LANES, HEADS>(q, k, v, sequences, step, parts, n_heads, n_kv_heads, dim, scale);             \
     }
 
-ATTENTION_DECODE(8)
-ATTENTION_DECODE(16)
-ATTENTION_DECODE(32)
+ATTENTION_DECODE(8, 1)
+ATTENTION_DECODE(8, 2)
+ATTENTION_DECODE(8, 4)
+ATTENTION_DECODE(16, 1)
+ATTENTION_DECODE(16, 2)
+ATTENTION_DECODE(16, 4)
+ATTENTION_DECODE(32, 1)
+ATTENTION_DECODE(32, 2)
+ATTENTION_DECODE(32, 4)
 
 extern "C" __global__ void __launch_bounds__(128)
-    anneal_attention_decode_merge(const float* parts, bf16* out, int n_heads, int dim, int splits, int len) {
-    attention::decode_merge(parts, out, n_heads, dim, splits, len);
+    anneal_attention_decode_merge(const float* parts, const attention::Sequence* sequences, int step, bf16* out,
+                                  int n_heads, int dim, int splits) {
+    attention::decode_merge(parts, sequences, step, out, n_heads, dim, splits);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -8,17 +8,19 @@ pub struct LayerCache<B: Backend> {
     pub(super) len: usize,
     /// Width of the rows it holds; meaningless while empty.
     pub(super) width: usize,
+    /// Rows to make room for when it grows.
+    pub(super) reserve: usize,
 }
 
 impl<B: Backend> Default for LayerCache<B> {
     fn default() -> Self {
-        Self { store: B::Cache::default(), len: 0, width: 0 }
+        Self { store: B::Cache::default(), len: 0, width: 0, reserve: 0 }
     }
 }
 
 impl<B: Backend> Clone for LayerCache<B> {
     fn clone(&self) -> Self {
-        Self { store: self.store.clone(), len: self.len, width: self.width }
+        Self { store: self.store.clone(), len: self.len, width: self.width, reserve: self.reserve }
     }
 }
 
@@ -36,6 +38,11 @@ impl<B: Backend> LayerCache<B> {
     /// Whether it holds no row.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// When the cache next needs memory it takes enough for `rows` rows in all, so that it need not move again before.
+    pub fn reserve(&mut self, rows: usize) {
+        self.reserve = rows;
     }
 
     /// Forgets all rows from `len` on; keeps the memory. A longer `len` changes nothing.

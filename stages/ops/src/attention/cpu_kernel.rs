@@ -1,5 +1,7 @@
 //! Attention on the CPU: blocks of query rows on all threads forward, (segment, head) pairs backward.
 
+use std::sync::Arc;
+
 use dfdx::prelude::{Cpu, TensorFromVec};
 use dfdx::shapes::HasShape;
 use rayon::prelude::*;
@@ -20,11 +22,38 @@ const ALONE: usize = 256 * 1024;
 /// Key rows whose partial gradients are held at a time in backward, for all heads together.
 const WAVE: usize = 4096;
 
-/// Keys and values so far, row after row.
+/// Rows of a block behind a cache, and what its first row is a multiple of. Fewer than [`ROWS`]: those between the end of
+/// a shared prefix and the multiple before it are computed again.
+const CACHED_ROWS: usize = 16;
+
+/// Keys and values so far, row after row; shared between clones until one appends.
 #[derive(Debug, Clone, Default)]
 pub struct CpuCache {
-    k: Vec<f32>,
-    v: Vec<f32>,
+    k: Arc<Vec<f32>>,
+    v: Arc<Vec<f32>>,
+}
+
+impl CpuCache {
+    /// Writes rows of k and v behind the first `len` elements; makes room for `reserve` elements where it must grow.
+    fn append(&mut self, new: [&[f32]; 2], len: usize, reserve: usize) {
+        for (kept, new) in [&mut self.k, &mut self.v].into_iter().zip(new) {
+            let needed = len + new.len();
+            match Arc::get_mut(kept).filter(|own| own.capacity() >= needed) {
+                Some(own) => {
+                    own.truncate(len);
+                    own.extend_from_slice(new);
+                }
+                None => {
+                    // A quarter more, as nobody may have said how long it gets.
+                    let mut larger =
+                        Vec::with_capacity(reserve.max(needed + if reserve == 0 { needed / 4 } else { 0 }));
+                    larger.extend_from_slice(&kept[..len]);
+                    larger.extend_from_slice(new);
+                    *kept = Arc::new(larger);
+                }
+            }
+        }
+    }
 }
 
 /// Blocks with their rows of output and log-sum-exp.
@@ -41,6 +70,8 @@ fn run(mut work: Work, heads: Heads, cost: usize) {
 
 impl AttentionKernel for Cpu {
     type Cache = CpuCache;
+    type Table = ();
+    const ALIGNED_ROWS: usize = CACHED_ROWS;
 
     fn attention_forward(
         &self,
@@ -136,43 +167,78 @@ impl AttentionKernel for Cpu {
         let &(tokens, q_width) = q.shape();
         let (mut q, mut k, mut v) = (slice::matrix(OP, q)?, slice::matrix(OP, k)?, slice::matrix(OP, v)?);
         let mut out = vec![0.0; tokens * q_width];
-        let mut rest = out.as_mut_slice();
-        for sequence in sequences {
+        let mut lse = vec![0.0; tokens * heads.n_heads];
+        let kv_width = heads.kv_width();
+        for sequence in sequences.iter_mut() {
             let (new_k, new_v);
-            (new_k, k) = k.split_at(sequence.rows * heads.kv_width());
-            (new_v, v) = v.split_at(sequence.rows * heads.kv_width());
-            for (kept, new) in [(&mut sequence.cache.k, new_k), (&mut sequence.cache.v, new_v)] {
-                kept.truncate(sequence.len * heads.kv_width());
-                kept.extend_from_slice(new);
-            }
-            let (of_q, of_out);
-            (of_q, q) = q.split_at(sequence.rows * q_width);
-            (of_out, rest) = rest.split_at_mut(sequence.rows * q_width);
-            behind_cache(of_q, heads, sequence.cache, sequence.len, of_out);
+            (new_k, k) = k.split_at(sequence.rows * kv_width);
+            (new_v, v) = v.split_at(sequence.rows * kv_width);
+            sequence.cache.append([new_k, new_v], sequence.len * kv_width, sequence.reserve * kv_width);
         }
+        let (mut out_rest, mut lse_rest) = (out.as_mut_slice(), lse.as_mut_slice());
+        let (mut work, mut cost) = (Vec::new(), 0);
+        for sequence in sequences.iter() {
+            let (of_q, of_out, of_lse);
+            (of_q, q) = q.split_at(sequence.rows * q_width);
+            (of_out, out_rest) = out_rest.split_at_mut(sequence.rows * q_width);
+            (of_lse, lse_rest) = lse_rest.split_at_mut(sequence.rows * heads.n_heads);
+            behind_cache(of_q, heads, sequence, of_out, of_lse, &mut work);
+            cost += sequence.rows * (sequence.len + sequence.rows) * q_width;
+        }
+        run(work, heads, cost);
         self.try_tensor_from_vec(out, (tokens, q_width)).map_err(OpError::device)
+    }
+
+    fn attention_decode(
+        &self,
+        q: &Act<Self>,
+        k: &Act<Self>,
+        v: &Act<Self>,
+        heads: Heads,
+        sequences: &mut [Cached<'_, CpuCache>],
+        (): &mut (),
+    ) -> Result<Act<Self>, OpError> {
+        self.attention_cached(q, k, v, heads, sequences)
     }
 }
 
-/// Attention of `q`, whose keys and values are the last rows of the cache, to the whole of it.
-fn behind_cache(q: &[f32], heads: Heads, cache: &CpuCache, len: usize, out: &mut [f32]) {
-    let rows = q.len() / heads.q_width();
-    let mut lse = vec![0.0; rows * heads.n_heads];
+/// Blocks of attention of `q`, whose keys and values are the last rows of the cache, to the whole of it.
+fn behind_cache<'a>(
+    q: &'a [f32],
+    heads: Heads,
+    sequence: &'a Cached<'_, CpuCache>,
+    out: &'a mut [f32],
+    lse: &'a mut [f32],
+    work: &mut Work<'a>,
+) {
+    let (q_width, kv_width) = (heads.q_width(), heads.kv_width());
     // A block of rows with all heads; or, of a single row, the heads that share keys, so that threads have work.
-    let (each, per_row) = if rows == 1 { (heads.group(), heads.n_kv_heads) } else { (ROWS * heads.n_heads, 1) };
-    let (lses, outs) = (lse.chunks_mut(each), out.chunks_mut(each * heads.head_dim));
-    let mut work = Vec::new();
-    for (i, ((q, out), lse)) in q.chunks(each * heads.head_dim).zip(outs).zip(lses).enumerate() {
-        let (first, head) = if per_row == 1 { (i * ROWS, 0) } else { (0, i * each) };
-        let block_heads = head..head + heads.n_heads / per_row;
-        let rows = q.len() / (block_heads.len() * heads.head_dim);
-        let seen = len + first + 1;
-        let visible = (seen + rows - 1) * heads.kv_width();
-        let span = Span { k: &cache.k[..visible], v: &cache.v[..visible], rows: seen + rows - 1 };
+    let parts = if sequence.rows == 1 { heads.n_kv_heads } else { 1 };
+    let (mut out, mut lse, mut first) = (out, lse, 0);
+    while first < sequence.rows {
+        let rows = (CACHED_ROWS - (sequence.len + first) % CACHED_ROWS).min(sequence.rows - first);
+        let seen = sequence.len + first + 1;
+        let visible = (seen + rows - 1) * kv_width;
+        let span = Span { k: &sequence.cache.k[..visible], v: &sequence.cache.v[..visible], rows: seen + rows - 1 };
         let none = Span { k: &[], v: &[], rows: 0 };
-        work.push((Block { q, heads: block_heads, spans: [none, span], seen }, out, lse));
+        let each = heads.n_heads / parts;
+        for part in 0..parts {
+            let width = each * heads.head_dim;
+            let (block_out, block_lse);
+            (block_out, out) = out.split_at_mut(rows * width);
+            (block_lse, lse) = lse.split_at_mut(rows * each);
+            // With several parts there is one row, so a part of it is contiguous.
+            let from = first * q_width + part * width;
+            let block = Block {
+                q: &q[from..from + rows * width],
+                heads: part * each..(part + 1) * each,
+                spans: [none, span],
+                seen,
+            };
+            work.push((block, block_out, block_lse));
+        }
+        first += rows;
     }
-    run(work, heads, rows * (len + rows) * heads.q_width());
 }
 
 /// How many of the segments go together: as many as see `WAVE` rows, at least one.

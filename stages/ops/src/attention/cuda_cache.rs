@@ -46,34 +46,54 @@ impl CudaCache {
         self.store.as_ref().map_or([0; 2], |store| [0, 1].map(|i| slice_addr(&store[i])))
     }
 
-    /// Writes `rows` rows of `width` from the addresses of k and v behind the first `len` rows. Where there is no room,
-    /// or another cache shares the memory, the first `len` rows move to memory of this cache's own.
+    /// Makes room for `rows` rows of `width` behind the first `len`. Where there is none, or another cache shares the
+    /// memory, the first `len` rows move to memory of this cache's own, for `reserve` rows if that is more.
     ///
     /// # Safety
-    /// `new` are addresses of live allocations of `rows * width` elements, and the cache holds `len` rows of `width`.
+    /// The cache holds `len` rows of `width`.
     ///
     /// # Errors
     /// If memory runs out or the device fails; the first `len` rows are still there then.
-    pub(super) unsafe fn append(
+    pub(super) unsafe fn make_room(
         &mut self,
         dev: &Cuda,
-        new: [u64; 2],
         len: usize,
         rows: usize,
         width: usize,
+        reserve: usize,
     ) -> Result<(), OpError> {
         let (held, needed) = (len * width, (len + rows) * width);
         let room = |store: &mut Arc<[Slice<Bf16>; 2]>| Arc::get_mut(store).is_some_and(|own| own[0].len() >= needed);
         if !self.store.as_mut().is_some_and(room) {
-            let elements = needed + (needed / 4).max(SPARE_ROWS * width);
+            let spare = if reserve >= len + rows { 0 } else { (needed / 4).max(SPARE_ROWS * width) };
+            let elements = (needed + spare).max(reserve * width);
             let larger = Self { store: Some(Arc::new([scratch(dev, elements)?, scratch(dev, elements)?])) };
             // SAFETY: the old allocations hold `held` elements (the caller's word; none at first), the new ones more.
             // The old are freed after the copy, in stream order.
             unsafe { copy(dev, self.addresses(), larger.addresses(), held)? };
             *self = larger;
         }
-        let to = self.addresses().map(|address| address + (held * size_of::<Bf16>()) as u64);
-        // SAFETY: `new` is the caller's; behind `held` elements there is room for `rows * width`.
+        Ok(())
+    }
+
+    /// Writes `rows` rows of `width` from the addresses of k and v behind the first `len` rows.
+    ///
+    /// # Safety
+    /// `new` are addresses of live allocations of `rows * width` elements, and the cache holds `len` rows of `width` and
+    /// has room for `rows` more.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub(super) unsafe fn append(
+        &self,
+        dev: &Cuda,
+        new: [u64; 2],
+        len: usize,
+        rows: usize,
+        width: usize,
+    ) -> Result<(), OpError> {
+        let to = self.addresses().map(|address| address + (len * width * size_of::<Bf16>()) as u64);
+        // SAFETY: the caller's.
         unsafe { copy(dev, new, to, rows * width) }
     }
 }

@@ -12,6 +12,7 @@ use dfdx::shapes::HasShape;
 use dfdx::tensor::Storage;
 
 use super::cuda_cache::CudaCache;
+use super::cuda_decode::{CudaTable, decode};
 use super::plan::{BACKWARD_ROWS, FORWARD_ROWS, KEY_ROWS, List, Plan};
 use super::{AttentionKernel, Cached, Heads, Layout, Saved};
 use crate::OpError;
@@ -25,11 +26,6 @@ const OP: &str = "attention";
 const THREADS: usize = 128;
 /// Query rows of a block of the key kernel: `QUERIES` of backward_kv.cuh.
 const QUERIES: usize = 64;
-/// Keys of a part, and query heads of a block that makes one: `PART_KEYS` and `PART_HEADS` of decode.cuh.
-const PART_KEYS: usize = 128;
-const PART_HEADS: usize = 4;
-/// Up to this many rows behind a cache are decoded; more are a prefill.
-const DECODE_ROWS: usize = 8;
 /// The largest head size.
 const WIDEST: usize = 256;
 
@@ -81,7 +77,7 @@ fn grid(blocks: usize, each: usize, shared_bytes: usize) -> Result<Grid, OpError
 }
 
 /// The last arguments of most kernels: `int n_heads, int n_kv_heads, int dim, float scale`.
-fn sizes(heads: Heads) -> [Arg; 4] {
+pub(super) fn sizes(heads: Heads) -> [Arg; 4] {
     let [n_heads, n_kv_heads, dim] = [heads.n_heads, heads.n_kv_heads, heads.head_dim].map(|n| Arg::I32(n as i32));
     [n_heads, n_kv_heads, dim, Arg::F32(heads.scale())]
 }
@@ -166,51 +162,11 @@ fn statistics(dev: &Cuda, saved: &Saved<Cuda>, d: &Buffer<Cuda>, heads: Heads) -
     Ok(stats)
 }
 
-/// Attention of few rows to a long cache.
-///
-/// # Safety
-/// `q` and `out` have `rows` rows, `k` and `v` `len + rows`.
-unsafe fn decode(dev: &Cuda, [q, k, v, out]: [u64; 4], heads: Heads, len: usize, rows: usize) -> Result<(), OpError> {
-    let splits = (len + rows).div_ceil(PART_KEYS);
-    let parts = scratch::<f32>(dev, rows * heads.n_heads * splits * (heads.head_dim + 2))?;
-    let name = match heads.head_dim {
-        ..=64 => "anneal_attention_decode_8",
-        65..=128 => "anneal_attention_decode_16",
-        _ => "anneal_attention_decode_32",
-    };
-    let [n_heads, n_kv_heads, dim, scale] = sizes(heads);
-    let args = [
-        Arg::Ptr(q),                  // const bf16* q
-        Arg::Ptr(k),                  // const bf16* k
-        Arg::Ptr(v),                  // const bf16* v
-        Arg::Ptr(slice_addr(&parts)), // float* parts
-        n_heads,                      // int n_heads
-        n_kv_heads,                   // int n_kv_heads
-        dim,                          // int dim
-        Arg::I32(len as i32),         // int len
-        scale,                        // float scale
-    ];
-    let passes = heads.n_kv_heads * heads.group().div_ceil(PART_HEADS);
-    let mut blocks = grid(splits, 1, 0)?;
-    (blocks.blocks.1, blocks.blocks.2) = (passes as u32, rows as u32);
-    // SAFETY: the caller's for q, k and v; `parts` has a part for every row, head and split.
-    unsafe { launch(dev, name, blocks, &args)? };
-    let args = [
-        Arg::Ptr(slice_addr(&parts)), // const float* parts
-        Arg::Ptr(out),                // bf16* out
-        n_heads,                      // int n_heads
-        dim,                          // int dim
-        Arg::I32(splits as i32),      // int splits
-        Arg::I32(len as i32),         // int len
-    ];
-    let mut blocks = grid(heads.n_heads, 1, 0)?;
-    blocks.blocks.1 = rows as u32;
-    // SAFETY: as above.
-    unsafe { launch(dev, "anneal_attention_decode_merge", blocks, &args) }
-}
-
 impl AttentionKernel for Cuda {
     type Cache = CudaCache;
+    type Table = CudaTable;
+    /// A row of a tile computes what it would compute anywhere.
+    const ALIGNED_ROWS: usize = 1;
 
     fn attention_forward(
         &self,
@@ -311,26 +267,40 @@ impl AttentionKernel for Cuda {
         let out = new_act(self, tokens, q_width)?;
         Kernels::of(heads)?;
         let [mut q, mut k, mut v, mut to] = [addr(q)?, addr(k)?, addr(v)?, addr(&out)?];
-        for Cached { cache, len, rows } in sequences.iter_mut().filter(|sequence| sequence.rows > 0) {
-            let (len, rows) = (*len, *rows);
+        for Cached { cache, len, rows, reserve } in sequences.iter_mut().filter(|sequence| sequence.rows > 0) {
+            let (len, rows, width) = (*len, *rows, heads.kv_width());
             // SAFETY: `cached_attention_batch` checked that q, k and v have the rows of all sequences, this one's next,
             // and that the cache holds `len` rows of k's width.
-            unsafe { cache.append(self, [k, v], len, rows, heads.kv_width())? };
-            let [cache_k, cache_v] = cache.addresses();
-            // From an empty cache the tiled kernel gives the bits of `attention`, however few the rows.
-            if len > 0 && rows <= DECODE_ROWS && heads.head_dim.is_multiple_of(8) {
-                // SAFETY: the cache has `len + rows` rows now.
-                unsafe { decode(self, [q, cache_k, cache_v, to], heads, len, rows)? };
-            } else {
-                let (list, tiles) = Plan::cached(len, rows)?;
-                let list = upload(self, &list)?;
-                // SAFETY: as above; the tiles cover the sequence's rows of q and see the cache's.
-                unsafe { forward(self, [q, cache_k, cache_v, to, 0], heads, slice_addr(&list), tiles.count)? };
+            unsafe {
+                cache.make_room(self, len, rows, width, *reserve)?;
+                cache.append(self, [k, v], len, rows, width)?;
             }
+            let [cache_k, cache_v] = cache.addresses();
+            let (list, tiles) = Plan::cached(len, rows)?;
+            let list = upload(self, &list)?;
+            // SAFETY: the cache has `len + rows` rows now; the tiles cover the sequence's rows of q and see the cache's.
+            unsafe { forward(self, [q, cache_k, cache_v, to, 0], heads, slice_addr(&list), tiles.count)? };
             let bytes = |width: usize| (rows * width * size_of::<Bf16>()) as u64;
             (q, to) = (q + bytes(q_width), to + bytes(q_width));
-            (k, v) = (k + bytes(heads.kv_width()), v + bytes(heads.kv_width()));
+            (k, v) = (k + bytes(width), v + bytes(width));
         }
         Ok(out)
+    }
+
+    fn attention_decode(
+        &self,
+        q: &Act<Self>,
+        k: &Act<Self>,
+        v: &Act<Self>,
+        heads: Heads,
+        sequences: &mut [Cached<'_, CudaCache>],
+        table: &mut CudaTable,
+    ) -> Result<Act<Self>, OpError> {
+        if !heads.head_dim.is_multiple_of(8) {
+            // No kernel of its own: the plain one, a sequence at a time.
+            return self.attention_cached(q, k, v, heads, sequences);
+        }
+        Kernels::of(heads)?; // refuses heads that are too wide
+        decode(self, q, k, v, heads, sequences, table)
     }
 }

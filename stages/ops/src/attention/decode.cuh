@@ -1,8 +1,10 @@
-//! Attention of few new rows to a long cache: bound by reading the cache once, so no tensor cores.
+//! Attention of one new row of each of many sequences to what its cache holds: bound by reading the caches once, so no
+//! tensor cores.
 //!
-//! A block takes 128 keys (counted from the cache's start, so the cut does not depend on anything else) of one
+//! A block takes 128 keys (counted from the sequence's start, so the cut does not depend on anything else) of one
 //! key/value head, for up to four of its query heads, and leaves an unnormalised output with its largest score and
-//! sum; `decode_merge` adds the parts in order. Head sizes that are multiples of 8, up to 256.
+//! sum; `decode_merge` adds the parts in order. The new row of keys and values is read from where it was computed; the
+//! block that it belongs to also writes (=) it to the cache. Head sizes that are multiples of 8, up to 256.
 #pragma once
 
 #include "mma.cuh"
@@ -11,16 +13,17 @@
 namespace attention {
 
 constexpr int PART_KEYS = 128;
-/// Query heads a block.
-constexpr int PART_HEADS = 4;
 
-/// Lanes that share a row of a head, 8 elements each: a power of two.
-__host__ __device__ __forceinline__ constexpr int row_lanes(int dim) {
-    return dim <= 64 ? 8 : dim <= 128 ? 16 : 32;
-}
+/// A sequence: where its keys and values lie, and how many rows it had when the host made the table. Three 64-bit words.
+struct Sequence {
+    bf16* k;
+    bf16* v;
+    unsigned long long len;
+};
 
+/// Eight elements of what no thread of this kernel writes.
 __device__ __forceinline__ void widen(float (&to)[8], const bf16* from) {
-    const uint4 raw = *reinterpret_cast<const uint4*>(from);
+    const uint4 raw = __ldg(reinterpret_cast<const uint4*>(from));
     const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -29,39 +32,50 @@ __device__ __forceinline__ void widen(float (&to)[8], const bf16* from) {
     }
 }
 
-/// parts: [rows, n_heads, splits, dim + 2]: the output, then the largest score (times log2(e)) and the sum.
-/// Grid: (splits, n_kv_heads * ceil(group / 4), rows). Row r sees keys 0..=len + r.
-template <int LANES>
+/// q: [sequences, n_heads, dim]; k, v: [sequences, n_kv_heads, dim], the new rows; `step`: rows that every sequence has
+/// grown by since the table was made. parts: [sequences, n_heads, splits, dim + 2]: the output, then the largest score
+/// (times log2(e)) and the sum. Grid: (splits, n_kv_heads * ceil(group / HEADS), sequences).
+template <int LANES, int HEADS>
 __device__ __forceinline__ void decode(const bf16* __restrict__ q, const bf16* __restrict__ k,
-                                       const bf16* __restrict__ v, float* __restrict__ parts, int n_heads,
-                                       int n_kv_heads, int dim, int len, float scale) {
+                                       const bf16* __restrict__ v, const Sequence* __restrict__ sequences, int step,
+                                       float* __restrict__ parts, int n_heads, int n_kv_heads, int dim, float scale) {
     constexpr int KEY_GROUPS = THREADS / LANES;
-    __shared__ float scores[PART_HEADS][PART_KEYS];
-    __shared__ float sums[PART_HEADS][2];
+    __shared__ float scores[HEADS][PART_KEYS];
+    __shared__ float sums[HEADS][2];
     __shared__ float partial[KEY_GROUPS][LANES * 8 + 1];
+    const Sequence sequence = sequences[blockIdx.z];
+    const int len = static_cast<int>(sequence.len) + step, first = blockIdx.x * PART_KEYS;
+    if (first > len) return;  // a longer sequence's part
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int part_lane = threadIdx.x % LANES, key_group = threadIdx.x / LANES;
-    const int group = n_heads / n_kv_heads, passes = (group + PART_HEADS - 1) / PART_HEADS;
-    const int kv_head = blockIdx.y / passes, first_head = kv_head * group + blockIdx.y % passes * PART_HEADS;
-    const int heads = min(PART_HEADS, (kv_head + 1) * group - first_head);
-    const int row = blockIdx.z, first = blockIdx.x * PART_KEYS, keys = min(PART_KEYS, len + row + 1 - first);
+    const int group = n_heads / n_kv_heads, passes = (group + HEADS - 1) / HEADS;
+    const int kv_head = blockIdx.y / passes, first_head = kv_head * group + blockIdx.y % passes * HEADS;
+    const int heads = min(HEADS, (kv_head + 1) * group - first_head);
+    const int keys = min(PART_KEYS, len + 1 - first), fresh = len - first;
     const int splits = gridDim.x, element = part_lane * 8;
     const bool mine = element < dim;
     const size_t k_stride = static_cast<size_t>(n_kv_heads) * dim;
-    const size_t k_at = first * k_stride + static_cast<size_t>(kv_head) * dim + element;
+    const size_t at = first * k_stride + static_cast<size_t>(kv_head) * dim + element;
+    const size_t new_at = blockIdx.z * k_stride + static_cast<size_t>(kv_head) * dim + element;
+    // Row `key` of this part: the last one of all has just been computed, and is not read from the cache, so all that is
+    // read there stays as it is while this kernel runs.
+    const auto row = [&](float(&to)[8], const bf16* given, const bf16* cache, int key) {
+        widen(to, key == fresh ? given + new_at : cache + at + key * k_stride);
+    };
 
-    float query[PART_HEADS][8] = {};
+    float query[HEADS][8] = {};
     if (mine)
-        for (int h = 0; h < PART_HEADS; ++h)
+#pragma unroll
+        for (int h = 0; h < HEADS; ++h)
             if (h < heads)
-                widen(query[h], q + (static_cast<size_t>(row) * n_heads + first_head + h) * dim + element);
+                widen(query[h], q + (static_cast<size_t>(blockIdx.z) * n_heads + first_head + h) * dim + element);
 #pragma unroll 4
     for (int base = 0; base < PART_KEYS; base += KEY_GROUPS) {
         const int key = base + key_group;
         float row_k[8] = {};
-        if (mine && key < keys) widen(row_k, k + k_at + key * k_stride);
+        if (mine && key < keys) row(row_k, k, sequence.k, key);
 #pragma unroll
-        for (int h = 0; h < PART_HEADS; ++h) {
+        for (int h = 0; h < HEADS; ++h) {
             float s = 0.0f;
 #pragma unroll
             for (int i = 0; i < 8; ++i) s += query[h][i] * row_k[i];
@@ -71,7 +85,7 @@ __device__ __forceinline__ void decode(const bf16* __restrict__ q, const bf16* _
         }
     }
     __syncthreads();
-    {  // one warp a head
+    if (warp < HEADS) {  // one warp a head
         float top = -INFINITY, sum = 0.0f;
         for (int i = lane; i < PART_KEYS; i += 32) top = fmaxf(top, scores[warp][i]);
         top = warp_max(top);
@@ -85,26 +99,27 @@ __device__ __forceinline__ void decode(const bf16* __restrict__ q, const bf16* _
         if (lane == 0) sums[warp][0] = top, sums[warp][1] = sum;
     }
     __syncthreads();
-    float o[PART_HEADS][8] = {};
+    float o[HEADS][8] = {};
 #pragma unroll 4
     for (int key = key_group; key < keys; key += KEY_GROUPS) {
         float row_v[8] = {};
-        if (mine) widen(row_v, v + k_at + key * k_stride);
+        if (mine) row(row_v, v, sequence.v, key);
 #pragma unroll
-        for (int h = 0; h < PART_HEADS; ++h) {
+        for (int h = 0; h < HEADS; ++h) {
             const float p = scores[h][key];
 #pragma unroll
             for (int i = 0; i < 8; ++i) o[h][i] += p * row_v[i];
         }
     }
 #pragma unroll
-    for (int h = 0; h < PART_HEADS; ++h) {
+    for (int h = 0; h < HEADS; ++h) {
         if (h >= heads) break;
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < 8; ++i) partial[key_group][element + i] = o[h][i];
         __syncthreads();
-        float* to = parts + ((static_cast<size_t>(row) * n_heads + first_head + h) * splits + blockIdx.x) * (dim + 2);
+        float* to =
+            parts + ((static_cast<size_t>(blockIdx.z) * n_heads + first_head + h) * splits + blockIdx.x) * (dim + 2);
         for (int i = threadIdx.x; i < dim; i += THREADS) {
             float sum = 0.0f;
 #pragma unroll
@@ -113,16 +128,22 @@ __device__ __forceinline__ void decode(const bf16* __restrict__ q, const bf16* _
         }
         if (threadIdx.x < 2) to[dim + threadIdx.x] = sums[h][threadIdx.x];
     }
+    // Of the blocks that share keys the first keeps the new row.
+    if (fresh < PART_KEYS && blockIdx.y % passes == 0 && key_group == 0 && mine) {
+        const size_t to = at + fresh * k_stride;
+        *reinterpret_cast<uint4*>(sequence.k + to) = *reinterpret_cast<const uint4*>(k + new_at);
+        *reinterpret_cast<uint4*>(sequence.v + to) = *reinterpret_cast<const uint4*>(v + new_at);
+    }
 }
 
-/// out[row, head] = the parts' outputs, each as far as its largest score is from the largest of all, over their sums.
-/// Grid: (n_heads, rows).
-__device__ __forceinline__ void decode_merge(const float* __restrict__ parts, bf16* __restrict__ out, int n_heads,
-                                             int dim, int splits, int len) {
+/// out[sequence, head] (=) the parts' outputs, each as far as its largest score is from the largest of all, over their
+/// sums. Grid: (n_heads, sequences).
+__device__ __forceinline__ void decode_merge(const float* __restrict__ parts, const Sequence* __restrict__ sequences,
+                                             int step, bf16* __restrict__ out, int n_heads, int dim, int splits) {
     const size_t pair = static_cast<size_t>(blockIdx.y) * n_heads + blockIdx.x;
     const float* from = parts + pair * splits * (dim + 2);
-    // Parts beyond what this row sees hold nothing.
-    const int seen = min(splits, (len + static_cast<int>(blockIdx.y)) / PART_KEYS + 1);
+    // Parts beyond what this sequence has were not written.
+    const int seen = (static_cast<int>(sequences[blockIdx.y].len) + step) / PART_KEYS + 1;
     float largest = -INFINITY, sum = 0.0f;
     for (int i = 0; i < seen; ++i) largest = fmaxf(largest, from[i * (dim + 2) + dim]);
     const float base = largest == -INFINITY ? 0.0f : largest;

@@ -13,7 +13,12 @@ mod cpu_kernel;
 #[cfg(feature = "cuda")]
 mod cuda_cache;
 #[cfg(feature = "cuda")]
+mod cuda_decode;
+#[cfg(feature = "cuda")]
 mod cuda_kernel;
+mod decode;
+#[cfg(test)]
+mod decode_tests;
 mod layout;
 #[cfg(any(feature = "cuda", test))]
 mod plan;
@@ -29,6 +34,7 @@ use dfdx::prelude::{PutTape, SplitTape};
 use dfdx::shapes::HasShape;
 
 pub use cache::LayerCache;
+pub use decode::{DecodeTable, decode_attention};
 pub use layout::{Layout, Prefix, Segment};
 
 use crate::OpError;
@@ -88,6 +94,11 @@ pub struct Saved<B: Memory> {
 pub trait AttentionKernel: Sized {
     /// Storage of a [`LayerCache`].
     type Cache: Default + Clone + Send;
+    /// What the device keeps of the sequences of a [`DecodeTable`] from one step to the next.
+    type Table: Default;
+    /// A cache that is cut to a multiple of so many rows and filled again gets the same bits whatever was cut: blocks of
+    /// rows are laid out from multiples of it.
+    const ALIGNED_ROWS: usize;
     /// The output and the log-sum-exp.
     fn attention_forward(
         &self,
@@ -121,6 +132,19 @@ pub trait AttentionKernel: Sized {
     ) -> Result<Act<Self>, OpError>
     where
         Self: Memory;
+    /// As [`AttentionKernel::attention_cached`] for one row of each sequence; a sequence's numbers depend on its own row
+    /// and cache only.
+    fn attention_decode(
+        &self,
+        q: &Act<Self>,
+        k: &Act<Self>,
+        v: &Act<Self>,
+        heads: Heads,
+        sequences: &mut [Cached<'_, Self::Cache>],
+        table: &mut Self::Table,
+    ) -> Result<Act<Self>, OpError>
+    where
+        Self: Memory;
 }
 
 /// A sequence that goes on behind what a cache holds.
@@ -131,6 +155,8 @@ pub struct Cached<'a, C> {
     pub len: usize,
     /// Rows that are new.
     pub rows: usize,
+    /// Rows to make room for where it must grow.
+    pub reserve: usize,
 }
 
 /// Attention of `q [tokens, n_heads * head_dim]` to `k`, `v [tokens, n_kv_heads * head_dim]`.
@@ -172,8 +198,9 @@ pub fn attention<B: Backend, T: Record<B>>(
 
 /// Appends `k` and `v` to the cache and attends from `q` to everything in it, causally: for prefill and decoding.
 ///
-/// The numbers are those of [`attention`]: bit for bit where a call begins with an empty cache, else within rounding,
-/// since blocks then begin elsewhere.
+/// The numbers are those of [`attention`] within rounding: blocks of rows are cut otherwise. Bit for bit they depend on the
+/// sequence alone, not on how it was cut into calls, as long as every call begins at a multiple of
+/// [`AttentionKernel::ALIGNED_ROWS`].
 ///
 /// # Errors
 /// If shapes do not fit each other or what the cache holds; the cache is unchanged then.
@@ -203,23 +230,41 @@ pub fn cached_attention_batch<B: Backend>(
 ) -> Result<Act<B>, OpError> {
     const OP: &str = "cached_attention";
     check(OP, heads, q.shape(), k.shape(), v.shape())?;
-    let (tokens, width) = *k.shape();
-    if caches.len() != rows.len() || rows.iter().sum::<usize>() != tokens {
-        return Err(OpError::argument(OP, format!("{tokens} rows are not those of {} caches, {rows:?}", caches.len())));
-    }
-    if let Some(cache) = caches.iter().find(|cache| cache.len > 0 && cache.width != width) {
-        return Err(OpError::shape(OP, ("k", k.shape()), ("cache of width", cache.width)));
-    }
-    let mut sequences = Vec::with_capacity(rows.len());
-    for (cache, rows) in caches.iter_mut().zip(rows) {
-        sequences.push(Cached { len: cache.len, cache: &mut cache.store, rows: *rows });
-    }
+    let mut sequences = behind(OP, &k, caches, rows)?;
     let dev = q.device().clone();
     let out = span(&dev, "attention.cached", || dev.attention_cached(&q, &k, &v, heads, &mut sequences))?;
+    grown(caches, rows, k.shape().1);
+    Ok(out)
+}
+
+/// The sequences that `rows` rows of k each go on behind.
+fn behind<'a, B: Backend>(
+    op: &'static str,
+    k: &Act<B>,
+    caches: &'a mut [&mut LayerCache<B>],
+    rows: &[usize],
+) -> Result<Vec<Cached<'a, B::Cache>>, OpError> {
+    let (tokens, width) = *k.shape();
+    if caches.len() != rows.len() || rows.iter().sum::<usize>() != tokens {
+        return Err(OpError::argument(op, format!("{tokens} rows are not those of {} caches, {rows:?}", caches.len())));
+    }
+    if let Some(cache) = caches.iter().find(|cache| cache.len > 0 && cache.width != width) {
+        return Err(OpError::shape(op, ("k", k.shape()), ("cache of width", cache.width)));
+    }
+    let of = |(cache, rows): (&'a mut &mut LayerCache<B>, &usize)| Cached {
+        len: cache.len,
+        reserve: cache.reserve,
+        rows: *rows,
+        cache: &mut cache.store,
+    };
+    Ok(caches.iter_mut().zip(rows).map(of).collect())
+}
+
+/// Notes that the caches hold so many rows more, of this width.
+fn grown<B: Backend>(caches: &mut [&mut LayerCache<B>], rows: &[usize], width: usize) {
     for (cache, rows) in caches.iter_mut().zip(rows) {
         (cache.len, cache.width) = (cache.len + rows, width);
     }
-    Ok(out)
 }
 
 fn check(

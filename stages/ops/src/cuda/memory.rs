@@ -76,9 +76,7 @@ fn send<T>(values: &[T], to: u64) -> Result<(), OpError> {
     if size_of_val(values) >= staging::LARGE {
         // SAFETY: `values` are as many bytes of plain numbers; callers pass the address of an allocation of at least as
         // many.
-        return unsafe {
-            staging::send(std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)), to)
-        };
+        return unsafe { staging::send(std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)), to) };
     }
     let context = context()?;
     // SAFETY: callers pass the address of an allocation of at least as many bytes. From pageable host memory the driver

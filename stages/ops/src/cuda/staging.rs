@@ -57,9 +57,8 @@ pub(super) unsafe fn send(bytes: &[u8], to: u64) -> Result<(), OpError> {
         context.device.synchronize().map_err(OpError::driver)?;
         let at = to + (i * BUFFER) as u64;
         // SAFETY: the caller's promise; the buffer stays as it is until the fetch has ended.
-        let code = unsafe {
-            sys::cuMemcpyHtoDAsync_v2(at, buffer.as_ptr().cast(), part.len(), *context.device.cu_stream())
-        };
+        let code =
+            unsafe { sys::cuMemcpyHtoDAsync_v2(at, buffer.as_ptr().cast(), part.len(), *context.device.cu_stream()) };
         ask("copying to the GPU", code)?;
     }
     // The next call begins with the first buffer.

@@ -50,8 +50,7 @@ extern "C" fn memset(to: u64, value: u8, bytes: usize, stream: *mut c_void) -> u
     }
     // SAFETY: REAL was set, to the function of this signature, before this function's address was given out.
     unsafe {
-        let real: extern "C" fn(u64, u8, usize, *mut c_void) -> u32 =
-            std::mem::transmute(REAL.load(Ordering::Acquire));
+        let real: extern "C" fn(u64, u8, usize, *mut c_void) -> u32 = std::mem::transmute(REAL.load(Ordering::Acquire));
         real(to, value, bytes, stream)
     }
 }

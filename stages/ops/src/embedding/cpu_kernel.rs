@@ -21,6 +21,19 @@ impl EmbeddingKernel for Cpu {
         self.try_tensor_from_vec(out, (ids.len(), width)).map_err(OpError::device)
     }
 
+    fn embedding_next(&self, ids: &Vec<Option<u32>>, weight: &Weight<Self>) -> Result<Act<Self>, OpError> {
+        let ids: Vec<u32> = ids.iter().map(|id| id.unwrap_or(0)).collect();
+        if let Some(id) = ids.iter().find(|id| **id as usize >= weight.shape().0) {
+            return Err(OpError::OutOfRange {
+                op: "embedding",
+                what: "token id",
+                index: *id as usize,
+                limit: weight.shape().0,
+            });
+        }
+        self.embedding_forward(&ids, weight)
+    }
+
     fn embedding_backward(
         &self,
         ids: &[u32],

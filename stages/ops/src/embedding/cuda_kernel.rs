@@ -9,6 +9,7 @@ use dfdx::shapes::HasShape;
 use super::EmbeddingKernel;
 use crate::OpError;
 use crate::add::{VECTOR, narrow};
+use crate::argmax::CudaIds;
 use crate::backend::{Act, Buffer, Weight};
 use crate::cpu::memory::expect_len;
 use crate::cuda::{Arg, Grid, addr, launch, new_act, slice_addr, upload};
@@ -110,6 +111,19 @@ impl EmbeddingKernel for Cuda {
             // SAFETY: `embedding` checked every id against the table; `out` was made for them.
             unsafe { gather(self, "embedding", addresses, (ids.len(), width))? };
         }
+        Ok(out)
+    }
+
+    fn embedding_next(&self, ids: &CudaIds, weight: &Weight<Self>) -> Result<Act<Self>, OpError> {
+        let &(limit, width) = weight.shape();
+        let (list, rows) = ids.usable();
+        if ids.vocabulary() > limit {
+            return Err(OpError::OutOfRange { op: "embedding", what: "token id", index: ids.vocabulary() - 1, limit });
+        }
+        let out = new_act(self, rows, width)?;
+        // SAFETY: the ids are below the vocabulary that they were chosen from, which is not larger than the table;
+        // `out` was made for them.
+        unsafe { gather(self, "embedding", (addr(&out)?, addr(weight)?, list), (rows, width))? };
         Ok(out)
     }
 

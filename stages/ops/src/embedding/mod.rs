@@ -14,14 +14,19 @@ use dfdx::prelude::PutTape;
 use dfdx::shapes::HasShape;
 
 use crate::OpError;
+use crate::argmax::{ArgmaxKernel, NextIds};
 use crate::backend::{Act, Backend, Buffer, Memory, Weight};
 use crate::profile::{node, span};
 use crate::tape::Record;
 
 /// What a device does for [`embedding`].
-pub trait EmbeddingKernel: Sized {
+pub trait EmbeddingKernel: ArgmaxKernel + Sized {
     /// Rows `ids` of `weight`; every id is below its number of rows.
     fn embedding_forward(&self, ids: &[u32], weight: &Weight<Self>) -> Result<Act<Self>, OpError>
+    where
+        Self: Memory;
+    /// Rows of `weight` by ids that were chosen among its rows; row 0 for those of NaN.
+    fn embedding_next(&self, ids: &Self::Ids, weight: &Weight<Self>) -> Result<Act<Self>, OpError>
     where
         Self: Memory;
     /// `d_weight[ids[t]] += d[t]`, in the order of `t`.
@@ -34,6 +39,16 @@ pub trait EmbeddingKernel: Sized {
     ) -> Result<(), OpError>
     where
         Self: Memory;
+}
+
+/// The rows of `weight [vocabulary, width]` that `ids` names, which were chosen by a head of as many rows. They need not
+/// have been read; an id of NaN becomes row 0, and shows when it is read.
+///
+/// # Errors
+/// No memory, or the device failed.
+pub fn embedding_next<B: Backend>(ids: &NextIds<B>, weight: &Weight<B>) -> Result<Act<B>, OpError> {
+    let dev = weight.device();
+    span(dev, "embedding.forward", || dev.embedding_next(&ids.ids, weight))
 }
 
 /// The rows `ids` of `weight [vocabulary, width]`, as `[ids.len(), width]`, carrying `tape`.

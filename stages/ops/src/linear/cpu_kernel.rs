@@ -6,6 +6,7 @@ use dfdx::prelude::{Cpu, TensorFromVec};
 use dfdx::shapes::HasShape;
 
 use super::products::{add_branch, drop_out, forward};
+use super::rows::forward_rows;
 use super::{Dropout, Group, Linear, LinearKernel, Lora, Slots};
 use crate::OpError;
 use crate::add::add_assign;
@@ -79,6 +80,35 @@ impl LinearKernel for Cpu {
         let modules = group.modules.iter().zip(&group.dropout);
         let both = modules.map(|(args, dropout)| forward_one(x, args, *dropout, onto));
         Ok(both.collect::<Result<Vec<_>, _>>()?.into_iter().unzip())
+    }
+
+    fn linear_rows(
+        &self,
+        x: &Act<Self>,
+        group: &Group<Self>,
+        onto: Option<&Act<Self>>,
+    ) -> Result<Vec<Act<Self>>, OpError> {
+        let &(rows, width) = x.shape();
+        if width == 0 {
+            return Ok(self.linear_forward(x, group, onto)?.0);
+        }
+        let one = |args: &Linear<Self>| {
+            let outs = args.weight.shape().0;
+            let weight = (slice::matrix(OP, &args.weight)?, outs, width);
+            let lora = match &args.lora {
+                None => None,
+                Some(lora) => {
+                    Some((slice::matrix(OP, &lora.a)?, slice::matrix(OP, &lora.b)?, lora.a.shape().0, lora.scaling))
+                }
+            };
+            let bias = args.bias.as_ref().map(|bias| slice::vector(OP, bias)).transpose()?;
+            let mut y = forward_rows(slice::matrix(OP, x)?, weight, lora, bias);
+            if let Some(onto) = onto {
+                add_assign(&mut y, slice::matrix(OP, onto)?);
+            }
+            self.try_tensor_from_vec(y, (rows, outs)).map_err(OpError::device)
+        };
+        group.modules.iter().map(one).collect()
     }
 
     fn linear_backward(

@@ -272,9 +272,9 @@ impl Part {
             let len = member.rank * width;
             expect_len(OP, d_a.len(), len)?;
             let args = [
-                Arg::Ptr(slice_addr(d_a)),                                      // to
+                Arg::Ptr(slice_addr(d_a)),                                     // to
                 Arg::Ptr(slice_addr(&d_all) + 4 * (member.at * width) as u64), // x
-                Arg::U64(len as u64),                                           // n
+                Arg::U64(len as u64),                                          // n
             ];
             // SAFETY: the member's rows of the sum, and as many of its own.
             unsafe { launch(dev, "anneal_linear_add", Grid::over(dev, len, 1), &args) }?;

@@ -16,8 +16,12 @@ mod cuda_kernel;
 pub(crate) mod matvec;
 mod products;
 pub mod reference;
+mod rows;
 #[cfg(test)]
 mod tests;
+
+pub use rows::linear_rows;
+pub(crate) use rows::row_products;
 
 use std::rc::Rc;
 
@@ -117,6 +121,18 @@ pub trait LinearKernel: Sized {
     ) -> Result<(Vec<Act<Self>>, Self::Branches), OpError>
     where
         Self: Memory;
+    /// As [`LinearKernel::linear_forward`] without dropout, each row with the bits that it has alone.
+    fn linear_rows(
+        &self,
+        x: &Act<Self>,
+        group: &Group<Self>,
+        onto: Option<&Act<Self>>,
+    ) -> Result<Vec<Act<Self>>, OpError>
+    where
+        Self: Memory,
+    {
+        Ok(self.linear_forward(x, group, onto)?.0)
+    }
     /// Adds to the gradients of whatever learns and of the input. `x` is there if a module learns or has a branch; `d`
     /// holds the gradient of each output.
     fn linear_backward(

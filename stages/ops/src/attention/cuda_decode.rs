@@ -1,0 +1,132 @@
+//! Decoding on CUDA: two launches a layer for all sequences, and the table of where their caches lie.
+//!
+//! Unaware of what the kernels compute.
+
+use dfdx::prelude::Cuda;
+use dfdx::shapes::HasShape;
+
+use super::cuda_cache::CudaCache;
+use super::cuda_kernel::sizes;
+use super::{Cached, Heads};
+use crate::OpError;
+use crate::add::narrow;
+use crate::backend::Act;
+use crate::cuda::{Arg, Grid, Slice, addr, launch, new_act, scratch, slice_addr, upload};
+
+const OP: &str = "decode_attention";
+
+/// Threads of every block: `THREADS` of mma.cuh.
+const THREADS: u32 = 128;
+/// Keys of a part: `PART_KEYS` of decode.cuh.
+const PART_KEYS: usize = 128;
+/// Most query heads of a block: the largest `HEADS` of decode.cuh's kernels.
+const PART_HEADS: usize = 4;
+/// Sequences of a launch: what a grid's third dimension takes.
+const MOST: usize = 65_535;
+
+/// One layer's caches as the kernels read them: for each sequence the addresses of keys and values and its number of rows
+/// when the table was made. While the same sequences grow by a row a step, nothing is sent to the device.
+#[derive(Debug, Default)]
+pub struct CudaTable {
+    host: Vec<u64>,
+    device: Option<Slice<u64>>,
+}
+
+impl CudaTable {
+    /// Makes the table that of these sequences; returns its address and how many rows all of them have grown by since.
+    fn follow(&mut self, dev: &Cuda, sequences: &[Cached<'_, CudaCache>]) -> Result<(u64, usize), OpError> {
+        let now = || sequences.iter().map(|sequence| (sequence.cache.addresses(), sequence.len as u64));
+        let step = match (self.host.get(2), sequences.first()) {
+            (Some(then), Some(first)) => (first.len as u64).checked_sub(*then),
+            _ => None,
+        };
+        let same = |step: u64| {
+            let entries = self.host.chunks_exact(3);
+            entries.len() == sequences.len()
+                && entries.zip(now()).all(|(then, (at, len))| then[..2] == at && then[2] + step == len)
+        };
+        if let (Some(step), Some(device)) = (step.filter(|step| same(*step)), &self.device) {
+            return Ok((slice_addr(device), step as usize));
+        }
+        // Nothing is kept of the old table if this fails half-way.
+        self.device = None;
+        self.host = now().flat_map(|([k, v], len)| [k, v, len]).collect();
+        let device = self.device.insert(upload(dev, &self.host)?);
+        Ok((slice_addr(device), 0))
+    }
+}
+
+/// [`super::AttentionKernel::attention_decode`] for heads of a multiple of 8 elements, at most 256.
+pub(super) fn decode(
+    dev: &Cuda,
+    q: &Act<Cuda>,
+    k: &Act<Cuda>,
+    v: &Act<Cuda>,
+    heads: Heads,
+    sequences: &mut [Cached<'_, CudaCache>],
+    table: &mut CudaTable,
+) -> Result<Act<Cuda>, OpError> {
+    let &(count, q_width) = q.shape();
+    let out = new_act(dev, count, q_width)?;
+    if count == 0 {
+        return Ok(out);
+    }
+    if count > MOST {
+        return Err(OpError::argument(OP, format!("{count} sequences at once; the CUDA kernels take {MOST}")));
+    }
+    let mut longest = 0;
+    for sequence in sequences.iter_mut() {
+        // SAFETY: `decode_attention` checked that the cache holds `len` rows of k's width.
+        unsafe { sequence.cache.make_room(dev, sequence.len, 1, heads.kv_width(), sequence.reserve)? };
+        longest = longest.max(sequence.len + 1);
+    }
+    narrow(OP, "rows of a cache", longest + PART_KEYS)?;
+    let (entries, step) = table.follow(dev, sequences)?;
+    let splits = longest.div_ceil(PART_KEYS);
+    let parts = scratch::<f32>(dev, count * heads.n_heads * splits * (heads.head_dim + 2))?;
+    // Query heads of a block: all that share keys, so that these are read once; the kernels take 1, 2 or 4.
+    let each = heads.group().next_power_of_two().min(PART_HEADS);
+    let name = match (heads.head_dim, each) {
+        (..=64, 1) => "anneal_attention_decode_8_1",
+        (..=64, 2) => "anneal_attention_decode_8_2",
+        (..=64, _) => "anneal_attention_decode_8_4",
+        (65..=128, 1) => "anneal_attention_decode_16_1",
+        (65..=128, 2) => "anneal_attention_decode_16_2",
+        (65..=128, _) => "anneal_attention_decode_16_4",
+        (_, 1) => "anneal_attention_decode_32_1",
+        (_, 2) => "anneal_attention_decode_32_2",
+        (_, _) => "anneal_attention_decode_32_4",
+    };
+    let [n_heads, n_kv_heads, dim, scale] = sizes(heads);
+    let args = [
+        Arg::Ptr(addr(q)?),           // const bf16* q
+        Arg::Ptr(addr(k)?),           // const bf16* k
+        Arg::Ptr(addr(v)?),           // const bf16* v
+        Arg::Ptr(entries),            // const Sequence* sequences
+        Arg::I32(step as i32),        // int step
+        Arg::Ptr(slice_addr(&parts)), // float* parts
+        n_heads,                      // int n_heads
+        n_kv_heads,                   // int n_kv_heads
+        dim,                          // int dim
+        scale,                        // float scale
+    ];
+    let passes = heads.n_kv_heads * heads.group().div_ceil(each);
+    let blocks = (splits as u32, narrow(OP, "heads", passes)?, count as u32);
+    // SAFETY: q, k and v have a row for each sequence, as `decode_attention` checked; each cache has room for one row
+    // more than it holds; `parts` has a part for every sequence, head and split. The table's memory is freed in stream
+    // order when it is replaced.
+    unsafe { launch(dev, name, Grid { blocks, threads: THREADS, shared_bytes: 0 }, &args)? };
+    let args = [
+        Arg::Ptr(slice_addr(&parts)), // const float* parts
+        Arg::Ptr(entries),            // const Sequence* sequences
+        Arg::I32(step as i32),        // int step
+        Arg::Ptr(addr(&out)?),        // bf16* out
+        n_heads,                      // int n_heads
+        dim,                          // int dim
+        Arg::I32(splits as i32),      // int splits
+    ];
+    let blocks = (narrow(OP, "heads", heads.n_heads)?, count as u32, 1);
+    // SAFETY: as above; `out` has a row for each sequence.
+    unsafe { launch(dev, "anneal_attention_decode_merge", Grid { blocks, threads: THREADS, shared_bytes: 0 }, &args)? };
+    Ok(out)
+}
