@@ -22,7 +22,7 @@ crate::params! {
     pub struct Declared {
         /// Seconds after which the stage is ended and counts as `timeout`. It runs in a process of its own then.
         timeout: Option<f64>, in 0.001 ..= 31_536_000.0, unit "s";
-        /// Most memory of the host that the stage may take, such as `"40 GiB"`: private memory of its process, and of each that it starts. Beyond it the stage ends as `oom`. A stage that computes on a GPU takes none yet.
+        /// Most memory that the stage may take, such as `"40 GiB"`: of the GPU, for a stage that computes on one; else of the host, counted as private memory of its process, and of each that it starts. Beyond it the stage ends as `oom`.
         memory_limit: Option<String>;
         /// GPUs that the stage needs for itself; it sees no others. By default one if its kind computes and the numerics class is a GPU's, else none.
         gpus: Option<u32>, in 0 ..= 1024, unit "GPUs";

@@ -136,6 +136,9 @@ pub struct StageContext<'a> {
     pub seed: u64,
     /// Numerics class, such as `cpu-f32`.
     pub numerics: &'a str,
+    /// Most memory of the device that the stage may take, MiB: for a stage that computes on a device which counts its own
+    /// memory. That of the host is limited by the engine.
+    pub device_memory_limit_mib: Option<u64>,
     /// Input artifacts by port.
     pub inputs: &'a BTreeMap<String, StageInput>,
     /// The files of [`Stage::sources`] with the BLAKE3 digest of each (hexadecimal).

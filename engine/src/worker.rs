@@ -21,7 +21,7 @@ use crate::options::Keep;
 use crate::registry::Registry;
 use crate::stop::Stop;
 use crate::store::Store;
-use crate::{Failure, Source, StageInput};
+use crate::{Failure, Source, Stage, StageInput};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -73,9 +73,18 @@ pub struct Job {
 }
 
 impl Job {
-    /// It computes on the processor, so its memory is the host's.
-    fn on_host(&self) -> bool {
-        self.numerics.starts_with("cpu")
+    /// The limit, if this job's memory is the host's: it computes on the processor, or nothing.
+    fn host_limit_mib(&self, kind: &dyn Stage) -> Option<u64> {
+        self.memory_limit_mib.filter(|_| !self.on_device(kind))
+    }
+
+    /// The limit, if the memory that matters is that of a device which counts its own.
+    fn device_limit_mib(&self, kind: &dyn Stage) -> Option<u64> {
+        self.memory_limit_mib.filter(|_| self.on_device(kind))
+    }
+
+    fn on_device(&self, kind: &dyn Stage) -> bool {
+        kind.computes() && !self.numerics.starts_with("cpu")
     }
 }
 
@@ -122,7 +131,7 @@ pub fn serve(job: &Path, registry: &Registry, out: impl Write + Send) -> u8 {
     let result = read(job).and_then(|job| {
         name.clone_from(&job.stage);
         let kind = registry.get(&job.kind).ok_or_else(|| Failure::bug(format!("no stage kind `{}`", job.kind)))?;
-        if let (Some(mib), true) = (job.memory_limit_mib, job.on_host()) {
+        if let Some(mib) = job.host_limit_mib(&**kind) {
             limit_memory(mib)?;
         }
         let stop = Stop::on_signals()?;

@@ -11,6 +11,7 @@ mod stop;
 use crate::artifact::{ADAPTER, ANSWERS, CHECKPOINT, MODEL, TOKENS, write_lines};
 use crate::data::summary::Summary;
 use crate::data::token_set::TokenSet;
+use crate::device::on_device;
 use crate::failure::OrFail;
 use crate::gpu::{Watch, watch};
 use crate::llama::adapter::Adapter;
@@ -24,7 +25,7 @@ use crate::text::Tokenizer;
 use anneal_engine::event::Event;
 use anneal_engine::stage::Problem;
 use anneal_engine::{Failure, FailureClass, Param, ParamSet, Port, Stage, StageContext};
-use anneal_ops::{Backend, BackendVisitor, Category, with_backend};
+use anneal_ops::{Backend, BackendVisitor, Category};
 pub use params::{Decoding, InferParams};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -92,7 +93,7 @@ impl Stage for Infer {
     }
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
         let params: InferParams = context.params()?;
-        with_backend(context.numerics, Work { context, params }).or_fail()?
+        on_device(context, Work { context, params })?
     }
 }
 

@@ -10,6 +10,7 @@ pub mod command;
 pub mod consolidate;
 pub mod data;
 pub mod evaluate;
+mod device;
 mod failure;
 pub mod gguf;
 pub mod gpu;

@@ -6,6 +6,7 @@ use crate::failure::OrFail;
 use anneal_engine::Failure;
 use anneal_ops::MappedFile;
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::tensor::{Metadata, TensorInfo, View};
 use safetensors::{Dtype, SafeTensors};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -228,9 +229,9 @@ impl OutTensor {
     /// Stores f32 numbers as `dtype`. The number of values must be the product of the shape.
     pub fn floats(values: &[f32], shape: &[usize], dtype: FloatType) -> Self {
         let (dtype, bytes) = match dtype {
-            FloatType::F32 => (Dtype::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            FloatType::Bf16 => (Dtype::BF16, values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect()),
-            FloatType::F16 => (Dtype::F16, values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect()),
+            FloatType::F32 => (Dtype::F32, little_endian(values, f32::to_le_bytes)),
+            FloatType::Bf16 => (Dtype::BF16, little_endian(values, |v| bf16::from_f32(v).to_le_bytes())),
+            FloatType::F16 => (Dtype::F16, little_endian(values, |v| f16::from_f32(v).to_le_bytes())),
         };
         Self { dtype, shape: shape.to_vec(), bytes }
     }
@@ -244,6 +245,18 @@ impl OutTensor {
     pub fn byte_len(&self) -> usize {
         self.bytes.len()
     }
+}
+
+/// Every value's bytes, on all threads: a large model has gigabytes of them.
+fn little_endian<const N: usize>(values: &[f32], bytes: impl Fn(f32) -> [u8; N] + Sync) -> Vec<u8> {
+    const PIECE: usize = 1 << 18;
+    let mut all = vec![0; values.len() * N];
+    all.par_chunks_mut(PIECE * N).zip(values.par_chunks(PIECE)).for_each(|(all, values)| {
+        for (to, value) in all.chunks_exact_mut(N).zip(values) {
+            to.copy_from_slice(&bytes(*value));
+        }
+    });
+    all
 }
 
 impl View for &OutTensor {

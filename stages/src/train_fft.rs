@@ -3,17 +3,18 @@
 //! The loop is `train::run`; unaware of how it works.
 use crate::artifact::{CHECKPOINT, MODEL, TOKENS, copy_companions, write_log};
 use crate::data::token_set::Split;
-use crate::failure::OrFail;
+use crate::device::on_device;
 use crate::llama::footprint::Footprint;
 use crate::llama::memory::load;
-use crate::llama::save::{MAX_SHARD, write_model};
+use crate::llama::save::{MAX_SHARD, write_config, write_weights};
 use crate::llama::{LlamaConfig, Parameters, WeightFiles};
 use crate::split;
-use crate::tensor_file::FloatType;
+use crate::tensor_file::{FloatType, OutTensor};
 use crate::train::recipe::{OptimizerStates, Recipe, recipe_params};
 use crate::train::run::{Trained, train};
 use anneal_engine::{Failure, Param, ParamSet, Port, Stage, StageContext};
-use anneal_ops::{Backend, BackendVisitor, with_backend};
+use anneal_ops::{Backend, BackendVisitor};
+use safetensors::Dtype;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -68,7 +69,7 @@ impl Stage for TrainFft {
     }
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
         let params: TrainFftParams = context.params()?;
-        with_backend(context.numerics, Work { context, params }).or_fail()?
+        on_device(context, Work { context, params })?
     }
 }
 
@@ -94,10 +95,19 @@ impl BackendVisitor for Work<'_, '_> {
         let Trained { log, optimizer } = train(context, &mut model, &recipe, &train_set, eval_set.as_ref(), ledger)?;
         let Parameters { names, refs } = model.base_parameters();
         let parameters: BTreeMap<String, _> = names.into_iter().zip(refs).collect();
-        write_model(context.out, &config, FloatType::F32, MAX_SHARD, |name, _| {
+        // Each tensor in the narrowest type that loses nothing; f32 holds them all.
+        write_config(context.out, &config, FloatType::F32)?;
+        let size = |name: &str, shape: &[usize]| {
+            let narrow = parameters.get(name).is_some_and(|parameter| optimizer.is_bf16(name, parameter));
+            shape.iter().product::<usize>() * if narrow { 2 } else { 4 }
+        };
+        write_weights(context.out, &config, MAX_SHARD, size, |name, shape| {
             let parameter = parameters.get(name);
             let parameter = parameter.ok_or_else(|| Failure::bug(format!("the model has no tensor `{name}`")))?;
-            Ok(optimizer.exact(name, parameter))
+            Ok(match optimizer.exact_bf16(name, parameter)? {
+                Some(bytes) => OutTensor::raw(Dtype::BF16, shape, bytes),
+                None => OutTensor::floats(&optimizer.exact(name, parameter), shape, FloatType::F32),
+            })
         })?;
         copy_companions(base, context.out)?;
         write_log(context.out, &log)

@@ -3,7 +3,7 @@
 //! LoRA: Hu et al. 2021. The loop is `train::run`; unaware of how it works and of what the adapter will be used for.
 use crate::artifact::{ADAPTER, MODEL, TOKENS, write_log};
 use crate::data::token_set::Split;
-use crate::failure::OrFail;
+use crate::device::on_device;
 use crate::llama::adapter::{Adapter, LoraWeights};
 use crate::llama::footprint::{Footprint, numbers_of};
 use crate::llama::memory::load;
@@ -13,7 +13,7 @@ use crate::train::recipe::recipe_params;
 use crate::train::run::{Trained, train};
 use anneal_engine::stage::Problem;
 use anneal_engine::{Failure, Param, ParamSet, Port, Stage, StageContext};
-use anneal_ops::{Backend, BackendVisitor, Category, with_backend};
+use anneal_ops::{Backend, BackendVisitor, Category};
 use serde_json::Value;
 
 recipe_params! {
@@ -100,7 +100,7 @@ impl Stage for TrainLora {
     }
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
         let params: TrainLoraParams = context.params()?;
-        with_backend(context.numerics, Work { context, params }).or_fail()?
+        on_device(context, Work { context, params })?
     }
 }
 

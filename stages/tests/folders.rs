@@ -53,6 +53,7 @@ fn consolidate(base: &Path, adapter: Option<&Path>, params: &Value) -> tempfile:
         params,
         seed: 1,
         numerics: "cpu-f32",
+        device_memory_limit_mib: None,
         inputs: &inputs,
         sources: &[],
         out: out.path(),

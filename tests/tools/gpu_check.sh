@@ -166,7 +166,15 @@ oom() {
     cat "$work/oom.text"
     say "exit code $code: $(grep -m 1 -i 'out of memory' "$work/oom.text" | cut -c 1-120)"
     [ $code = 5 ] && grep -qi 'out of memory' "$work/oom.text" && ! grep -q panicked "$work/oom.text" || return 1
-    run "$work/oom.toml" --root "$here" --outputs "$work/oom" --set lora.batch_size=1 || fail "then batch 1 ended with $?"
+    run "$work/oom.toml" --root "$here" --outputs "$work/oom" --set lora.batch_size=1 || fail "then batch 1 ended with $?" || return
+    # The same batch does not fit into a part of the card's memory, and does into a larger one.
+    local limit
+    for limit in 1 32; do
+        run "$work/oom.toml" --root "$here" --outputs "$work/oom-$limit" --set lora.batch_size=1 \
+            --set "lora.memory_limit=$limit GiB" > "$work/limit.text" 2>&1; code=$?
+        cat "$work/limit.text"
+        [ $code = $((limit == 1 ? 5 : 0)) ] || fail "memory_limit = $limit GiB: exit code $code" || return
+    done
 }
 
 nogpu() {

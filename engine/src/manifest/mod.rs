@@ -176,8 +176,7 @@ fn check(
     }
     let draught = sweep::read(checker, root);
     let stages = sweep::complete(registry, stages, &draught);
-    let on_host = experiment.as_ref().is_none_or(|experiment| experiment.numerics.starts_with("cpu"));
-    let drafts = stages::read(checker, registry, &stages, on_host);
+    let drafts = stages::read(checker, registry, &stages);
     let cycles = stages::check_cycles(checker, &drafts);
     let sweep = sweep::check(checker, &draught, &drafts).filter(|sweep| {
         let problem = sweep::too_many(sweep, &draught, MOST_CELLS).filter(|_| !any_size);

@@ -39,12 +39,11 @@ pub(super) struct Link<'a> {
     place: &'a Place,
 }
 
-/// Reads the stages one by one, then connects them. `on_host`: they compute on the processor.
+/// Reads the stages one by one, then connects them.
 pub(super) fn read<'a>(
     checker: &mut Checker<'_>,
     registry: &Registry,
     stages: &'a Table,
-    on_host: bool,
 ) -> Vec<Draft<'a>> {
     // What a kind declares is text for people too, and costs more to make than a stage costs to check.
     let mut declared: BTreeMap<&'static str, Arc<[Param]>> = BTreeMap::new();
@@ -52,9 +51,6 @@ pub(super) fn read<'a>(
         stages.0.iter().map(|entry| draft(checker, registry, entry, &mut declared)).collect();
     let ids: BTreeMap<&str, StageId> =
         drafts.iter().enumerate().map(|(i, draft)| (draft.name, StageId(i as u32))).collect();
-    for draft in drafts.iter().filter(|_| !on_host) {
-        unkept_limit(checker, draft);
-    }
     for at in 0..drafts.len() {
         let inputs = connect(checker, &drafts[at], &drafts, &ids);
         drafts[at].inputs = inputs;
@@ -105,16 +101,6 @@ fn draft<'a>(
     draft.output = draft.params.as_ref().map(|params| kind.output(params));
     draft.kind = Some(kind);
     draft
-}
-
-/// A limit that nobody would keep is refused rather than ignored.
-fn unkept_limit(checker: &mut Checker<'_>, draft: &Draft<'_>) {
-    let limited = draft.kind.as_ref().is_some_and(|kind| kind.computes())
-        && draft.options.as_ref().is_some_and(|options| options.memory_limit_mib.is_some());
-    if let (true, Some(entry)) = (limited, draft.table.and_then(|table| table.get("memory_limit"))) {
-        let problem = Diagnostic::error(&entry.key_place, "`memory_limit` cannot be kept on a GPU yet");
-        checker.complain(problem.hint("leave it out: there the memory of the GPU itself is the limit".to_owned()));
-    }
 }
 
 /// The keys that every stage may have.

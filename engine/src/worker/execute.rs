@@ -33,6 +33,7 @@ pub(crate) fn execute(
         params: &job.params,
         seed: job.seed,
         numerics: &job.numerics,
+        device_memory_limit_mib: job.device_limit_mib(kind),
         inputs: &job.inputs,
         sources: &sources,
         out: &job.folder.join("out"),

@@ -145,7 +145,7 @@ pub(crate) fn supervise(
     let log = tail(setting.log);
     let status = status.map_err(|e| lost(Failure::bug(format!("cannot wait for worker {pid}: {e}")), log.clone()))?;
     let oom_kill = kills.zip(oom_kills()).is_some_and(|(before, after)| after > before);
-    let limited = job.memory_limit_mib.is_some() && job.on_host();
+    let limited = job.memory_limit_mib.is_some();
     let evidence = Evidence { status, log: &log, oom_kill, limited, stopped: setting.stop.requested() };
     let failure = classify(&job.stage, &evidence);
     let failure = if because_of_time(&failure) { out_of_time(job, setting) } else { failure };

@@ -84,6 +84,11 @@ pub trait Memory:
         let _ = (bytes, rows, cols);
         Ok(None)
     }
+    /// The inverse of [`Memory::weight_from_bf16`].
+    fn weight_to_bf16(&self, weight: &Weight<Self>) -> Result<Option<Vec<u8>>, OpError> {
+        let _ = weight;
+        Ok(None)
+    }
     /// Takes a gradient out of its slot and leaves nothing behind, so that its memory is free when the taker is done.
     fn take(&self, slot: &mut Buffer<Self>) -> Result<Buffer<Self>, OpError>;
     /// Overwrites a buffer of `Elem` with as many host values.
@@ -113,10 +118,15 @@ pub trait Memory:
     fn reset_peak(&self) -> Result<(), OpError> {
         Ok(())
     }
+    /// From now on this process may have at most so many bytes of the device's memory in use; what asks for more is told
+    /// that there is none. A device whose memory is the host's leaves that to the system.
+    fn limit_memory(&self, bytes: usize) {
+        let _ = bytes;
+    }
     /// Bytes that could still be allocated, if the device tells: on the CPU what the system could hand out, swap
     /// included. Others may take them at any time.
     fn memory_available(&self) -> Option<usize>;
-    /// Bytes of memory that the device has, if it tells.
+    /// Bytes of memory that the device has, or that this process may take of it, if it tells.
     fn memory_total(&self) -> Option<usize>;
     /// What its maker calls it, if it tells.
     fn device_name(&self) -> Option<String>;

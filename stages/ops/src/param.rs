@@ -68,6 +68,17 @@ impl<B: Backend> ParamRef<'_, B> {
         }
     }
 
+    /// The bytes of a big weight that is stored in bf16, little-endian; `None` for anything else.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn read_bf16(&self) -> Result<Option<Vec<u8>>, OpError> {
+        match self {
+            Self::Weight(p) => p.device().weight_to_bf16(p),
+            Self::Matrix(_) | Self::Vector(_) => Ok(None),
+        }
+    }
+
     /// Overwrites the values, rounded to the parameter's dtype. `values` must have [`ParamRef::len`] elements.
     pub fn write(&mut self, values: &[f32]) -> Result<(), OpError> {
         self.expect(values.len())?;
@@ -136,6 +147,8 @@ mod tests {
         assert_eq!((w.len(), w.shape(), w.is_empty()), (4, vec![2, 2], false));
         w.write(&[4.0, 3.0, 2.0, 1.0]).unwrap();
         assert_eq!(w.read(), [4.0, 3.0, 2.0, 1.0]);
+        let bytes = (size_of::<B::Elem>() == 2).then(|| vec![0x80, 0x40, 0x40, 0x40, 0, 0x40, 0x80, 0x3f]);
+        assert_eq!(w.read_bf16().unwrap(), bytes);
         assert_eq!(w.read_grad(&mut grads).unwrap(), [0.0; 4]);
         w.write_grad(&mut grads, &[1.0, 0.0, -1.0, 2.0]).unwrap();
         assert_eq!(w.read_grad(&mut grads).unwrap(), [1.0, 0.0, -1.0, 2.0]);

@@ -15,6 +15,7 @@ fn run(dir: &Path, script: &str, own_group: bool, grace: Duration) -> child::End
         params: &params,
         seed: 0,
         numerics: "cpu-f32",
+        device_memory_limit_mib: None,
         inputs: &inputs,
         sources: &[],
         out: dir,

@@ -75,6 +75,20 @@ impl<B: Backend> Optimizer<B> {
         self.states.get(name).and_then(AdamwState::read_master).unwrap_or_else(|| parameter.read())
     }
 
+    /// The bf16 bytes of a big weight that is known no more exactly than that; `None` where more is known.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn exact_bf16(&self, name: &str, parameter: &ParamRef<'_, B>) -> Result<Option<Vec<u8>>, Failure> {
+        if self.is_bf16(name, parameter) { parameter.read_bf16().or_fail() } else { Ok(None) }
+    }
+
+    /// Whether a parameter is known no more exactly than in bf16.
+    pub fn is_bf16(&self, name: &str, parameter: &ParamRef<'_, B>) -> bool {
+        let stored = matches!(parameter, ParamRef::Weight(_)) && size_of::<B::Elem>() == 2;
+        stored && !self.states.get(name).is_some_and(AdamwState::has_master)
+    }
+
     /// Parameters, moments and masters by name, for a checkpoint.
     pub fn snapshot(&self, parameters: &Parameters<'_, B>) -> BTreeMap<String, Vec<f32>> {
         let mut tensors = BTreeMap::new();

@@ -164,10 +164,3 @@ fn a_wrong_sweep_or_a_circle_hides_no_other_mistake() {
     let told = problems(&circle, &[]);
     assert!(told.contains("rank 13 is unlucky") && told.contains("one"), "{told}");
 }
-
-#[test]
-fn a_limit_that_nobody_would_keep_is_refused() {
-    let text = format!("{SWEPT}rank = 8\nmemory_limit = \"2 GiB\"\n");
-    assert!(load_text(&text, &[]).is_ok());
-    assert_snapshot!(problems(&text, &["experiment.numerics=cuda-bf16"]), @"m.toml:22:1: error: `memory_limit` cannot be kept on a GPU yet (leave it out: there the memory of the GPU itself is the limit)");
-}

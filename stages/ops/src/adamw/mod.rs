@@ -150,6 +150,11 @@ impl<B: Backend> AdamwState<B> {
         self.master.as_ref().map(vector_to_vec::<B>)
     }
 
+    /// Whether the parameter has an f32 master: it is known more exactly than it is stored.
+    pub fn has_master(&self) -> bool {
+        self.master.is_some()
+    }
+
     /// Sets the master to what [`AdamwState::read_master`] returned. The parameter itself is the caller's to write.
     pub fn write_master(&mut self, dev: &B, master: &[f32]) -> Result<(), OpError> {
         if master.len() != self.len() {

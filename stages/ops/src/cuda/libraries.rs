@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use super::unwritten;
+use super::{limit, unwritten};
 
 unsafe extern "C" {
     fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
@@ -111,6 +111,8 @@ extern "C" fn anneal_cuda_resolve(entry: *const Entry) -> *const c_void {
         LIBRARIES[entry.library].missing as *mut c_void
     } else if name == c"cuMemsetD8Async" {
         unwritten::interpose(found)
+    } else if name == c"cuMemAllocAsync" {
+        limit::interpose(found)
     } else {
         forgiving(name, found)
     };

@@ -11,7 +11,7 @@ use dfdx::tensor::{CudaError, Storage, Tensor, ZerosTensor};
 use super::context::{ask, context};
 use super::door::{addr, slice_addr};
 use super::unwritten::unwritten;
-use super::{Bf16, Slice, staging};
+use super::{Bf16, Slice, limit, staging};
 use crate::OpError;
 use crate::backend::{Act, Buffer, Memory, MemoryUse, ParamBuffer, Transfer, Vector, Weight};
 use crate::cpu::memory::expect_len;
@@ -144,7 +144,7 @@ impl<E: Unit> Transfer<E> for Cuda {
 }
 
 /// Reads one of the pool's counters.
-fn counter(which: sys::CUmemPool_attribute) -> Result<usize, OpError> {
+pub(super) fn counter(which: sys::CUmemPool_attribute) -> Result<usize, OpError> {
     let mut value = 0u64;
     // SAFETY: these attributes are u64, which `value` is.
     let code = unsafe { sys::cuMemPoolGetAttribute(context()?.pool, which, (&raw mut value).cast()) };
@@ -169,6 +169,10 @@ impl Memory for Cuda {
         let weight = tensor(self, (rows, cols))?;
         send(bytes, addr(&weight)?)?;
         Ok(Some(weight))
+    }
+
+    fn weight_to_bf16(&self, weight: &Weight<Self>) -> Result<Option<Vec<u8>>, OpError> {
+        fetch(addr(weight)?, bytes_of::<Bf16>(weight.shape().num_elements())).map(Some)
     }
 
     fn take(&self, slot: &mut Buffer<Self>) -> Result<Buffer<Self>, OpError> {
@@ -228,11 +232,16 @@ impl Memory for Cuda {
         // What the pool keeps of freed memory is neither free to the driver nor in use.
         let reserved = counter(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT).ok()?;
         let used = counter(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT).ok()?;
-        Some(free + reserved.saturating_sub(used))
+        let available = free + reserved.saturating_sub(used);
+        Some(limit::get().map_or(available, |limit| available.min(limit.saturating_sub(used))))
+    }
+
+    fn limit_memory(&self, bytes: usize) {
+        limit::set(bytes);
     }
 
     fn memory_total(&self) -> Option<usize> {
-        info().map(|(_, total)| total)
+        info().map(|(_, total)| limit::get().map_or(total, |limit| total.min(limit)))
     }
 
     fn device_name(&self) -> Option<String> {

@@ -12,6 +12,7 @@ mod element;
 mod gemm;
 mod launch;
 mod libraries;
+mod limit;
 mod lt;
 mod memory;
 mod staging;
