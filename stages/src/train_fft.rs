@@ -10,8 +10,9 @@ use crate::llama::save::{MAX_SHARD, write_config, write_weights};
 use crate::llama::{LlamaConfig, Parameters, WeightFiles};
 use crate::split;
 use crate::tensor_file::{FloatType, OutTensor};
-use crate::train::recipe::{OptimizerStates, Recipe, recipe_params};
+use crate::train::recipe::{self, OptimizerStates, Recipe, recipe_params};
 use crate::train::run::{Trained, train};
+use anneal_engine::stage::Problem;
 use anneal_engine::{Failure, Param, ParamSet, Port, Stage, StageContext};
 use anneal_ops::{Backend, BackendVisitor};
 use safetensors::Dtype;
@@ -66,6 +67,9 @@ impl Stage for TrainFft {
     }
     fn isolated(&self) -> bool {
         true
+    }
+    fn check(&self, params: &Value, _: &[&str]) -> Vec<Problem> {
+        recipe::check(params)
     }
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
         let params: TrainFftParams = context.params()?;

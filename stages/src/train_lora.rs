@@ -9,7 +9,7 @@ use crate::llama::footprint::{Footprint, numbers_of};
 use crate::llama::memory::load;
 use crate::llama::{AdapterConfig, LlamaConfig, Model, WeightFiles};
 use crate::split;
-use crate::train::recipe::recipe_params;
+use crate::train::recipe::{self, recipe_params};
 use crate::train::run::{Trained, train};
 use anneal_engine::stage::Problem;
 use anneal_engine::{Failure, Param, ParamSet, Port, Stage, StageContext};
@@ -84,19 +84,21 @@ impl Stage for TrainLora {
         true
     }
     fn check(&self, params: &Value, _: &[&str]) -> Vec<Problem> {
-        let Some(targets) = params.get("target_modules").and_then(Value::as_array) else { return Vec::new() };
+        let mut problems = recipe::check(params);
+        let Some(targets) = params.get("target_modules").and_then(Value::as_array) else { return problems };
         let unknown = |target: &&Value| !target.as_str().is_some_and(|name| MODULES.contains(&name));
         let message = match targets.iter().find(unknown) {
             Some(target) => format!("a Llama layer has no linear module {target}"),
             None if targets.is_empty() => "`target_modules` is empty: nothing would be trained".to_owned(),
-            None => return Vec::new(),
+            None => return problems,
         };
-        vec![Problem {
+        problems.push(Problem {
             at: vec!["target_modules".into()],
             message,
             hint: Some(format!("choose among {}", MODULES.join(", "))),
             missing_file: false,
-        }]
+        });
+        problems
     }
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
         let params: TrainLoraParams = context.params()?;

@@ -110,9 +110,15 @@ fn loss_and_gradients_do_not_depend_on_how_a_window_is_cut() {
 fn checkpointing_changes_no_bit() {
     for train_base in [true, false] {
         let mut runs = Vec::new();
-        for checkpointing in [Checkpointing::None, Checkpointing::Selective, Checkpointing::Full] {
+        let all = |checkpointing| (checkpointing, None);
+        for (checkpointing, full_layers) in [
+            all(Checkpointing::None),
+            all(Checkpointing::Selective),
+            all(Checkpointing::Full),
+            (Checkpointing::Full, Some(1)),
+        ] {
             let mut model = model(train_base);
-            model.set_checkpointing(checkpointing);
+            model.set_checkpointing(checkpointing, full_layers);
             let (loss, gradients) = window_with(&mut model, 4, Some(11));
             let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
             let gradients: BTreeMap<String, Vec<u32>> = gradients.into_iter().map(|(n, g)| (n, bits(g))).collect();
@@ -120,6 +126,7 @@ fn checkpointing_changes_no_bit() {
         }
         assert!(runs[0] == runs[1], "selective, train_base {train_base}");
         assert!(runs[0] == runs[2], "full, train_base {train_base}");
+        assert!(runs[0] == runs[3], "full in one layer, train_base {train_base}");
     }
 }
 

@@ -47,6 +47,8 @@ pub struct TrainBench {
     pub method: Method,
     /// What forward keeps for backward.
     pub checkpointing: Checkpointing,
+    /// Layers, from the first, that full checkpointing applies to; `None`: all.
+    pub full_layers: Option<usize>,
     /// How moments of big weights are stored.
     pub optimizer_states: OptimizerStates,
     /// Sequences in a step.
@@ -116,7 +118,7 @@ impl BackendVisitor for Work<'_> {
         ledger.expect(&bench.footprint::<B>(&config))?;
         let started = Instant::now();
         let mut model = ledger.phase(Category::Weights, || bench.model.open(device.clone(), bench.seed, full))?;
-        model.set_checkpointing(bench.checkpointing);
+        model.set_checkpointing(bench.checkpointing, bench.full_layers);
         if let Method::Lora { rank, target_modules } = &bench.method {
             let lora = AdapterConfig::lora(*rank, 2.0 * *rank as f64, 0.0, false);
             let adapter = Adapter::fresh(&config, lora, target_modules, bench.seed)?;

@@ -13,6 +13,7 @@ fn bench(method: Method) -> TrainBench {
         numerics: "cpu-f32",
         method,
         checkpointing: Checkpointing::None,
+        full_layers: None,
         optimizer_states: OptimizerStates::F32,
         batch_size: 2,
         sequence_length: 32,
@@ -85,6 +86,11 @@ fn checkpointing_changes_no_loss_and_runs_layers_again() {
         let calls = |ops: &[OpTime], op| ops.iter().find(|time| time.op == op).map_or(0, |time| time.calls);
         let (again, once) = (calls(&measured.ops, "linear.forward"), calls(&base.ops, "linear.forward"));
         assert_eq!(again, if checkpointing == Checkpointing::Full { 2 * once } else { once });
+        // One of the two layers.
+        let some = run(&TrainBench { checkpointing, full_layers: Some(1), ..bench(lora()) }).unwrap();
+        assert_eq!(some.losses, base.losses);
+        let again = calls(&some.ops, "linear.forward");
+        assert_eq!(again, if checkpointing == Checkpointing::Full { once + once / 2 } else { once });
     }
 }
 

@@ -31,6 +31,7 @@ pub struct Model<B: Backend> {
     /// Every weight of the base is trained; otherwise only LoRA's, if there are any.
     train_base: bool,
     checkpointing: Checkpointing,
+    full_layers: usize,
 }
 
 /// Parameters with their checkpoint names, in checkpoint order.
@@ -85,8 +86,8 @@ impl<B: Backend> Model<B> {
         let layers = layers.collect::<Result<_, _>>()?;
         let norm = vector_from_vec(&device, files.read_f32("model.norm.weight", &[hidden])?).or_fail()?;
         let rope = RopeTable::new(&device, &inv_freq(config), config.max_position_embeddings).or_fail()?;
-        let (config, checkpointing) = (config.clone(), Checkpointing::None);
-        Ok(Self { device, config, embed_tokens, layers, norm, lm_head, rope, train_base, checkpointing })
+        let (config, checkpointing, full_layers) = (config.clone(), Checkpointing::None, usize::MAX);
+        Ok(Self { device, config, embed_tokens, layers, norm, lm_head, rope, train_base, checkpointing, full_layers })
     }
 
     /// Adds an adapter's updates; its A and B are trainable, the base stays frozen. Updates of the head and of the
@@ -140,9 +141,11 @@ impl<B: Backend> Model<B> {
         self.train_base
     }
 
-    /// What forward keeps for backward from now on.
-    pub fn set_checkpointing(&mut self, checkpointing: Checkpointing) {
+    /// What forward keeps for backward from now on. Of `Full` only the first `full_layers` keep as little (`None`: all);
+    /// the others are selective.
+    pub fn set_checkpointing(&mut self, checkpointing: Checkpointing, full_layers: Option<usize>) {
         self.checkpointing = checkpointing;
+        self.full_layers = full_layers.unwrap_or(usize::MAX);
     }
 
     /// The configuration it was built from.
@@ -168,7 +171,11 @@ impl<B: Backend> Model<B> {
         };
         let eps = self.config.rms_norm_eps as f32;
         let (rope, positions, train_base) = (self.rope.clone(), positions.clone(), self.train_base);
-        Pass { heads, eps, train_base, rope, positions, layer, dropout, checkpointing: self.checkpointing }
+        let checkpointing = match self.checkpointing {
+            Checkpointing::Full if layer >= self.full_layers => Checkpointing::Selective,
+            as_asked => as_asked,
+        };
+        Pass { heads, eps, train_base, rope, positions, layer, dropout, checkpointing }
     }
 
     /// Hidden states after the last norm, [tokens, hidden].

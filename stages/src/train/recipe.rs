@@ -3,6 +3,8 @@
 //! Defaults are transformers' TrainingArguments (4.57) unless the text says why not. Unaware of LoRA.
 use super::schedule::ScheduleKind;
 use crate::llama::Checkpointing;
+use anneal_engine::stage::Problem;
+use serde_json::Value;
 
 anneal_engine::choices! {
     /// How AdamW's moments of big weights are stored.
@@ -50,6 +52,8 @@ pub struct Recipe {
     pub batch_tokens: Option<usize>,
     /// What forward keeps for backward.
     pub checkpointing: Checkpointing,
+    /// Layers, from the first, that `Full` applies to; those behind them are selective. `None`: all.
+    pub full_layers: Option<usize>,
     /// How the moments of big weights are stored.
     pub optimizer_states: OptimizerStates,
     /// Passes over the training split.
@@ -64,6 +68,20 @@ pub struct Recipe {
     pub eval_examples: Option<usize>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+}
+
+/// What ranges cannot say of a trainer's parameters.
+pub fn check(params: &Value) -> Vec<Problem> {
+    let given = |name: &str| params.get(name).filter(|value| !value.is_null());
+    if given("full_layers").is_none() || given("checkpointing").and_then(Value::as_str) == Some("full") {
+        return Vec::new();
+    }
+    vec![Problem {
+        at: vec!["full_layers".to_owned()],
+        message: "`full_layers` says where checkpointing = \"full\" ends, and that is not set".to_owned(),
+        hint: Some("set checkpointing = \"full\", or leave `full_layers` out".to_owned()),
+        missing_file: false,
+    }]
 }
 
 /// Declares a trainer's parameters: its own, then those of [`Recipe`].
@@ -97,6 +115,8 @@ macro_rules! recipe_params {
                 batch_tokens: Option<usize>, in 1..=16_777_216, unit "tokens", memory "activations grow linearly with it, however long the examples are";
                 /// What forward keeps for backward. It changes time and memory, not one bit of the result.
                 checkpointing: $crate::llama::Checkpointing = "none", memory "activations of a layer: none keeps all, selective about two thirds, full its input only";
+                /// Layers, from the first, that checkpointing = "full" applies to; those behind them are selective. Without it all are: fewer use what memory is left for less time. It changes not one bit of the result.
+                full_layers: Option<usize>, in 0..=65536, unit "layers", memory "activations of every layer beyond it, as with selective";
                 /// Passes over the training split; need not be whole.
                 epochs: f64 = 3.0, in 0.0..=100000.0, unit "epochs";
                 /// Optimizer steps, instead of `epochs`.
@@ -128,6 +148,7 @@ macro_rules! recipe_params {
                     gradient_accumulation_steps: self.gradient_accumulation_steps,
                     batch_tokens: self.batch_tokens,
                     checkpointing: self.checkpointing,
+                    full_layers: self.full_layers,
                     optimizer_states: $crate::train::recipe::OptimizerStates::F32,
                     epochs: self.epochs,
                     max_steps: self.max_steps,

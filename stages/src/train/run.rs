@@ -42,7 +42,7 @@ pub fn train<B: Backend>(
     eval: Option<&TokenSet>,
     mut ledger: Ledger<B>,
 ) -> Result<Trained<B>, Failure> {
-    model.set_checkpointing(recipe.checkpointing);
+    model.set_checkpointing(recipe.checkpointing, recipe.full_layers);
     let order = Order::new(context.seed, train.len(), recipe.batch_size, recipe.gradient_accumulation_steps);
     let total_steps = recipe.max_steps.unwrap_or_else(|| order.total_steps(recipe.epochs));
     let schedule =

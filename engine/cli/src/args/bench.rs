@@ -66,6 +66,9 @@ pub(crate) struct BenchTrain {
     /// What forward keeps for backward.
     #[arg(long, value_enum, default_value_t = BenchCheckpointing::None)]
     pub(crate) checkpointing: BenchCheckpointing,
+    /// Layers, from the first, that full checkpointing applies to; those behind them are selective [default: all].
+    #[arg(long, value_name = "LAYERS", requires = "checkpointing")]
+    pub(crate) full_layers: Option<u32>,
     /// How AdamW's moments of big weights are stored, for full fine-tuning on a GPU.
     #[arg(long, value_enum, default_value_t = BenchStates::F32)]
     pub(crate) optimizer_states: BenchStates,

@@ -30,6 +30,7 @@ impl BenchTrain {
                 BenchCheckpointing::Selective => Checkpointing::Selective,
                 BenchCheckpointing::Full => Checkpointing::Full,
             },
+            full_layers: self.full_layers.map(|layers| layers as usize),
             optimizer_states: match self.optimizer_states {
                 BenchStates::F32 => OptimizerStates::F32,
                 BenchStates::Bf16 => OptimizerStates::Bf16,
@@ -50,11 +51,12 @@ impl BenchTrain {
         }
     }
 
-    fn checkpointing_name(&self) -> &'static str {
-        match self.checkpointing {
-            BenchCheckpointing::None => "none",
-            BenchCheckpointing::Selective => "selective",
-            BenchCheckpointing::Full => "full",
+    fn checkpointing_name(&self) -> String {
+        match (self.checkpointing, self.full_layers) {
+            (BenchCheckpointing::None, _) => "none".to_owned(),
+            (BenchCheckpointing::Selective, _) => "selective".to_owned(),
+            (BenchCheckpointing::Full, None) => "full".to_owned(),
+            (BenchCheckpointing::Full, Some(layers)) => format!("full for {layers} layers, then selective"),
         }
     }
 
@@ -79,7 +81,7 @@ pub(super) fn trained(args: &BenchTrain, context: &Context) -> Result<(Vec<Row>,
     rows.extend([
         hidden("device", measured.device.clone()),
         row("method", name.clone(), "method", name),
-        row("checkpointing", args.checkpointing_name(), "checkpointing", args.checkpointing_name().to_owned()),
+        row("checkpointing", args.checkpointing_name(), "checkpointing", args.checkpointing_name()),
         hidden("optimizer_states", args.states_name()),
         hidden("batch_size", args.batch_size),
         hidden("sequence_length", args.sequence_length),
