@@ -60,7 +60,7 @@ pub use host::{
     act_from_vec, act_to_vec, matrix_from_vec, matrix_to_vec, vector_from_vec, vector_to_vec, weight_from_vec,
     weight_to_vec,
 };
-pub use linear::{Linear, Lora, linear, linear_group, linear_few, linear_few_gated, linear_onto, linear_rows};
+pub use linear::{Linear, Lora, linear, linear_few, linear_few_gated, linear_group, linear_onto, linear_rows};
 pub use mapped::MappedFile;
 pub use param::ParamRef;
 pub use recompute::{Recompute, recompute};

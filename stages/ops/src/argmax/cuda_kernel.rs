@@ -8,8 +8,8 @@ use crate::OpError;
 use crate::add::narrow;
 use crate::backend::{Act, Weight};
 use crate::cross_entropy::chunk_rows;
-use crate::linear::cuda_few::{Few, FewModule, few, fits};
 use crate::cuda::{Arg, Gemm, Grid, Operand, Slice, addr, download, gemm, launch, scratch, slice_addr};
+use crate::linear::cuda_few::{Few, FewModule, few, fits};
 
 const OP: &str = "argmax";
 
@@ -97,7 +97,11 @@ impl ArgmaxKernel for Cuda {
             // SAFETY: rows `first..first + count` lie in x; `logits` has room for `each` rows, the list for all, twice.
             unsafe {
                 // By the width, not the number of rows: a row's logits have the same bits beside any others.
-                if fits(width) { few(self, &few_rows)? } else { gemm(self, &wide)? };
+                if fits(width) {
+                    few(self, &few_rows)?
+                } else {
+                    gemm(self, &wide)?
+                };
                 rows_of(self, "anneal_argmax_f32", addresses, count, vocabulary)?;
             }
         }

@@ -111,12 +111,7 @@ impl<B: Backend> DecoderBlock<B> {
     ///
     /// # Errors
     /// If rows, positions and caches do not fit each other, or a position is outside the table; no memory.
-    pub fn step(
-        &mut self,
-        x: Act<B>,
-        positions: &[u32],
-        caches: &mut [&mut LayerCache<B>],
-    ) -> Result<Act<B>, OpError> {
+    pub fn step(&mut self, x: Act<B>, positions: &[u32], caches: &mut [&mut LayerCache<B>]) -> Result<Act<B>, OpError> {
         let (rows, kv_width, limit) = (x.shape().0, self.weights.heads.kv_width(), self.weights.rope.max_positions());
         if x.shape().1 != self.weights.input_norm.shape().0 || positions.len() != rows {
             return Err(OpError::shape(OP, ("x", x.shape()), ("positions", [positions.len()])));
@@ -128,9 +123,8 @@ impl<B: Backend> DecoderBlock<B> {
         let mut sequences = behind(OP, (rows, kv_width), caches, &each)?;
         let (dev, Self { weights, prepared, table }) = (x.device().clone(), self);
         let table_of = &mut table.0;
-        let whole = span(&dev, "decoder", || {
-            dev.decoder_block(&x, weights, prepared, positions, &mut sequences, table_of)
-        })?;
+        let whole =
+            span(&dev, "decoder", || dev.decoder_block(&x, weights, prepared, positions, &mut sequences, table_of))?;
         drop(sequences);
         if let Some(x) = whole {
             grown(caches, &each, kv_width);

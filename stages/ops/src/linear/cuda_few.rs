@@ -137,7 +137,8 @@ fn check(call: &Few) -> Result<(), OpError> {
     let modules = if call.gated { 2..=2 } else { 1..=TOGETHER };
     let outs = if call.gated { 1 } else { call.modules.len() };
     let aligned = |module: &FewModule| (module.weight | module.a) % 16 == 0;
-    let odd = call.gated && (call.wide || call.onto != 0 || call.modules.iter().any(|m| m.outs != call.modules[0].outs));
+    let odd =
+        call.gated && (call.wide || call.onto != 0 || call.modules.iter().any(|m| m.outs != call.modules[0].outs));
     if !modules.contains(&call.modules.len()) || call.outs.len() != outs || odd {
         return Err(OpError::argument(OP, "the modules do not fit together"));
     }
@@ -203,14 +204,14 @@ unsafe fn part(dev: &Cuda, call: &Few, kernel: &Kernel, first: usize, rows: usiz
         let module = call.modules.get(index).copied().unwrap_or_default();
         let out = call.outs.get(index).map_or(0, |out| out + each * (first * module.outs) as u64);
         args.extend([
-            Arg::Ptr(module.weight),                           // const bf16* weight
-            Arg::Ptr(out),                                     // void* out
-            Arg::Ptr(module.bias),                             // const float* bias
-            Arg::Ptr(module.a),                                // const float* a
-            Arg::Ptr(module.b),                                // const float* b
-            Arg::U32(narrow(OP, "outputs", module.outs)?),     // unsigned outs
-            Arg::U32(narrow(OP, "rank", module.rank)?),        // unsigned rank
-            Arg::F32(module.scaling),                          // float scaling
+            Arg::Ptr(module.weight),                       // const bf16* weight
+            Arg::Ptr(out),                                 // void* out
+            Arg::Ptr(module.bias),                         // const float* bias
+            Arg::Ptr(module.a),                            // const float* a
+            Arg::Ptr(module.b),                            // const float* b
+            Arg::U32(narrow(OP, "outputs", module.outs)?), // unsigned outs
+            Arg::U32(narrow(OP, "rank", module.rank)?),    // unsigned rank
+            Arg::F32(module.scaling),                      // float scaling
         ]);
     }
     let of_block = kernel.tiles as usize * if call.gated { 8 } else { 16 };

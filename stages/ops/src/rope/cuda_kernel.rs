@@ -95,15 +95,15 @@ pub(crate) unsafe fn rotate_pair(dev: &Cuda, pair: &Pair, rows: usize) -> Result
         return Err(OpError::shape("rope", ("head_dim", head_dim), ("vectors", 2 * VECTOR)));
     }
     let args = [
-        Arg::Ptr(pair.q),                                       // __nv_bfloat16* q
-        Arg::Ptr(pair.k),                                       // __nv_bfloat16* k
-        Arg::Ptr(pair.cos),                                     // const float* cosines
-        Arg::Ptr(pair.sin),                                     // const float* sines
-        Arg::Ptr(pair.positions),                               // const unsigned* positions
-        Arg::U64(rows as u64),                                  // unsigned long long rows
-        Arg::U32(narrow("rope", "heads", n_heads)?),            // unsigned q_heads
+        Arg::Ptr(pair.q),                                         // __nv_bfloat16* q
+        Arg::Ptr(pair.k),                                         // __nv_bfloat16* k
+        Arg::Ptr(pair.cos),                                       // const float* cosines
+        Arg::Ptr(pair.sin),                                       // const float* sines
+        Arg::Ptr(pair.positions),                                 // const unsigned* positions
+        Arg::U64(rows as u64),                                    // unsigned long long rows
+        Arg::U32(narrow("rope", "heads", n_heads)?),              // unsigned q_heads
         Arg::U32(narrow("rope", "key/value heads", n_kv_heads)?), // unsigned k_heads
-        Arg::U32(narrow("rope", "head_dim / 2", half)?),        // unsigned half
+        Arg::U32(narrow("rope", "head_dim / 2", half)?),          // unsigned half
     ];
     let items = rows * (half / VECTOR) * n_heads.div_ceil(HEADS);
     let blocks = (items.div_ceil(256).min(i32::MAX as usize) as u32, 2, 1);
