@@ -179,7 +179,8 @@ mod tests {
         };
         let all = choose(&x);
         for (row, id) in x.chunks(width).zip(&all) {
-            let logit = |head: &[f32]| -> f64 { row.iter().zip(head).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum() };
+            let logit =
+                |head: &[f32]| -> f64 { row.iter().zip(head).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum() };
             let logits: Vec<f64> = head.chunks(width).map(logit).collect();
             let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             assert!(logits[*id as usize] >= most - 1e-5 * most.abs(), "{id}: {} of {most}", logits[*id as usize]);
