@@ -106,8 +106,10 @@ pub(crate) struct Few<'a> {
 
 /// Flags of low blocks. Launches follow one another on one stream, so all share them; what a flag holds says of which
 /// launch it is.
+#[derive(Default)]
 struct Ready {
-    flags: Slice<u32>,
+    /// The last are in use. Smaller ones are kept: another thread may be about to launch with them.
+    flags: Vec<Slice<u32>>,
     room: usize,
     epoch: u32,
 }
@@ -117,20 +119,15 @@ static READY: Mutex<Option<Ready>> = Mutex::new(None);
 /// Address of `blocks` flags, none of which holds the epoch returned with it.
 fn ready(dev: &Cuda, blocks: usize) -> Result<(u64, u32), OpError> {
     let mut ready = READY.lock().unwrap_or_else(PoisonError::into_inner);
-    let epoch = ready.as_ref().map_or(0, |ready| ready.epoch).wrapping_add(1).max(1);
-    if let Some(held) = ready.as_mut().filter(|held| held.room >= blocks) {
-        held.epoch = epoch;
-        return Ok((slice_addr(&held.flags), epoch));
+    let held = ready.get_or_insert_default();
+    if held.room < blocks {
+        let room = blocks.next_power_of_two().max(1024);
+        held.flags.push(upload(dev, &vec![0u32; room])?);
+        held.room = room;
     }
-    let room = blocks.next_power_of_two().max(1024);
-    let flags = upload(dev, &vec![0u32; room])?;
-    let held = ready.insert(Ready { flags, room, epoch });
-    Ok((slice_addr(&held.flags), epoch))
-}
-
-/// Whether the kernels take rows of this width.
-pub(crate) fn fits(width: usize) -> bool {
-    width > 0 && width.is_multiple_of(8) && u32::try_from(width).is_ok()
+    // Never 0, which fresh flags hold.
+    held.epoch = held.epoch.wrapping_add(1).max(1);
+    Ok((held.flags.last().map_or(0, slice_addr), held.epoch))
 }
 
 fn check(call: &Few) -> Result<(), OpError> {

@@ -22,6 +22,8 @@ constexpr int WARPS = FEW_THREADS / 32;
 constexpr int CHUNK = 64;
 /// Rows of x that share a reading of A.
 constexpr int LOW_ROWS = 4;
+/// Loads of A that a lane has in flight.
+constexpr int LOW_AHEAD = 4;
 
 /// One map of the launch's: y = x weight^T + bias + scaling * u b^T, u its columns of what `low` computed.
 struct Module {
@@ -74,23 +76,30 @@ __device__ __forceinline__ void low_rank(const Common& c, const Module& m0, cons
         const float* a = at < m0.rank             ? m0.a + size_t(at) * c.width
                          : at < m0.rank + m1.rank ? m1.a + size_t(at - m0.rank) * c.width
                                                   : m2.a + size_t(at - m0.rank - m1.rank) * c.width;
+        // Rows beyond the last are the last once more, and not written: no load waits for a branch.
+        const bf16* x[LOW_ROWS];
+#pragma unroll
+        for (int i = 0; i < LOW_ROWS; ++i) x[i] = c.x + size_t(min(first + i, c.rows - 1)) * c.width;
         float sums[LOW_ROWS] = {};
-#pragma unroll 2
-        for (unsigned k = lane * 8; k < c.width; k += 256) {
+        const auto take = [&](unsigned k) {
             const float4 low_half = __ldg(reinterpret_cast<const float4*>(a + k));
             const float4 high_half = __ldg(reinterpret_cast<const float4*>(a + k + 4));
             const float weights[8] = {low_half.x,  low_half.y,  low_half.z,  low_half.w,
                                       high_half.x, high_half.y, high_half.z, high_half.w};
 #pragma unroll
             for (int i = 0; i < LOW_ROWS; ++i) {
-                if (first + i < c.rows) {
-                    float v[8];
-                    anneal::unpack8(anneal::load8(c.x + size_t(first + i) * c.width + k), v);
+                float v[8];
+                anneal::unpack8(anneal::load8(x[i] + k), v);
 #pragma unroll
-                    for (int j = 0; j < 8; ++j) sums[i] = fmaf(weights[j], v[j], sums[i]);
-                }
+                for (int j = 0; j < 8; ++j) sums[i] = fmaf(weights[j], v[j], sums[i]);
             }
+        };
+        unsigned k = lane * 8;
+        for (; k + (LOW_AHEAD - 1) * 256 < c.width; k += LOW_AHEAD * 256) {
+#pragma unroll
+            for (int i = 0; i < LOW_AHEAD; ++i) take(k + i * 256);
         }
+        for (; k < c.width; k += 256) take(k);
 #pragma unroll
         for (int i = 0; i < LOW_ROWS; ++i) {
             const float sum = anneal::warp_sum(sums[i]);
