@@ -130,6 +130,11 @@ fn ready(dev: &Cuda, blocks: usize) -> Result<(u64, u32), OpError> {
     Ok((held.flags.last().map_or(0, slice_addr), held.epoch))
 }
 
+/// Whether the kernels take rows of this width.
+pub(crate) fn fits(width: usize) -> bool {
+    width > 0 && width.is_multiple_of(8) && u32::try_from(width).is_ok()
+}
+
 fn check(call: &Few) -> Result<(), OpError> {
     let modules = if call.gated { 2..=2 } else { 1..=TOGETHER };
     let outs = if call.gated { 1 } else { call.modules.len() };
