@@ -6,6 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use dfdx::prelude::Cuda;
+use dfdx::shapes::HasShape;
 
 use super::Linear;
 use crate::OpError;
@@ -69,13 +70,13 @@ pub(crate) struct FewModule {
 impl FewModule {
     /// A module's.
     pub(crate) fn of(args: &Linear<Cuda>) -> Result<Self, OpError> {
-        let &(outs, _) = dfdx::shapes::HasShape::shape(&args.weight);
+        let &(outs, _) = args.weight.shape();
         let mut module = Self { weight: addr(&args.weight)?, outs, ..Self::default() };
         if let Some(bias) = &args.bias {
             module.bias = addr(bias)?;
         }
         if let Some(lora) = &args.lora {
-            let &(rank, _) = dfdx::shapes::HasShape::shape(&lora.a);
+            let &(rank, _) = lora.a.shape();
             (module.a, module.b, module.rank, module.scaling) = (addr(&lora.a)?, addr(&lora.b)?, rank, lora.scaling);
         }
         Ok(module)
@@ -138,13 +139,13 @@ pub(crate) fn fits(width: usize) -> bool {
 fn check(call: &Few) -> Result<(), OpError> {
     let modules = if call.gated { 2..=2 } else { 1..=TOGETHER };
     let outs = if call.gated { 1 } else { call.modules.len() };
-    let aligned = |module: &FewModule| (module.weight | module.a) % 16 == 0;
+    let aligned = |module: &FewModule| (module.weight | module.a).is_multiple_of(16);
     let odd =
         call.gated && (call.wide || call.onto != 0 || call.modules.iter().any(|m| m.outs != call.modules[0].outs));
     if !modules.contains(&call.modules.len()) || call.outs.len() != outs || odd {
         return Err(OpError::argument(OP, "the modules do not fit together"));
     }
-    if !fits(call.width) || call.x % 16 != 0 || !call.modules.iter().all(aligned) {
+    if !fits(call.width) || !call.x.is_multiple_of(16) || !call.modules.iter().all(aligned) {
         return Err(OpError::argument(OP, format!("rows of {} elements that are not in vectors", call.width)));
     }
     Ok(())
