@@ -68,10 +68,11 @@ impl Stage for Infer {
     fn summary(&self) -> &'static str {
         "answers questions with a base, adapted or fine-tuned model"
     }
+    /// 3: on a GPU, products of tokens that decode are summed in another order.
     /// 2: answers no longer depend on what they were computed with, and the end tokens of generation_config.json count.
     /// 1: first.
     fn version(&self) -> u32 {
-        2
+        3
     }
     fn params(&self) -> Vec<Param> {
         InferParams::params()

@@ -15,6 +15,7 @@ use crate::argmax::ArgmaxKernel;
 use crate::attention::AttentionKernel;
 use crate::cpu::allocator::keep_freed_memory;
 use crate::cross_entropy::CrossEntropyKernel;
+use crate::decoder::DecoderKernel;
 use crate::embedding::EmbeddingKernel;
 use crate::grad_norm::GradNormKernel;
 use crate::linear::LinearKernel;
@@ -140,6 +141,7 @@ pub trait Backend:
     + ArgmaxKernel
     + AttentionKernel
     + CrossEntropyKernel
+    + DecoderKernel
     + EmbeddingKernel
     + GradNormKernel
     + LinearKernel

@@ -18,6 +18,7 @@ mod cpu;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod decoder;
 pub mod embedding;
 mod error;
 pub mod grad_norm;
@@ -51,6 +52,7 @@ pub use cpu::{gemm_parallelism, thread_count};
 pub use cross_entropy::{LossSum, cross_entropy_workspace, linear_cross_entropy};
 #[cfg(feature = "cuda")]
 pub use cuda::{Bf16, bus_id as cuda_bus_id};
+pub use decoder::{BlockWeights, DecoderBlock};
 pub use embedding::{embedding, embedding_next};
 pub use error::OpError;
 pub use grad_norm::{grad_norm, scale_grads};
@@ -58,7 +60,7 @@ pub use host::{
     act_from_vec, act_to_vec, matrix_from_vec, matrix_to_vec, vector_from_vec, vector_to_vec, weight_from_vec,
     weight_to_vec,
 };
-pub use linear::{Linear, Lora, linear, linear_group, linear_onto, linear_rows};
+pub use linear::{Linear, Lora, linear, linear_few, linear_few_gated, linear_group, linear_onto, linear_rows};
 pub use mapped::MappedFile;
 pub use param::ParamRef;
 pub use recompute::{Recompute, recompute};

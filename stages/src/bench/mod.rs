@@ -5,7 +5,9 @@
 pub mod flops;
 pub mod generate;
 pub mod load;
+pub mod questions;
 pub mod shape;
+pub mod subject;
 pub mod tokenize;
 pub mod train;
 

@@ -4,7 +4,7 @@
 //! The first prompt of a group is prefilled alone, behind what it shares with the group before; the others together,
 //! behind what they share with it. What an answer is depends on its own prompt, key and limits only. Unaware of text.
 use super::generate::{Ending, Generated, Limits, Request};
-use super::model::{Cache, Feed, Model, Tables};
+use super::model::{Cache, Decoder, Feed, Model};
 use crate::failure::OrFail;
 use anneal_engine::{Failure, FailureClass};
 use anneal_ops::{Act, ArgmaxKernel, Backend, NextIds};
@@ -68,8 +68,8 @@ pub(super) fn run<B: Backend>(
 ) -> Result<Vec<Generated>, Fault> {
     let waiting = (0..requests.len()).collect();
     let finished = requests.iter().map(|_| None).collect();
-    let mut work =
-        Work { model, requests, limits, base, waiting, active: Vec::new(), finished, tables: model.tables() };
+    let decoder = model.decoder().or_fail().map_err(alone)?;
+    let mut work = Work { model, requests, limits, base, waiting, active: Vec::new(), finished, decoder };
     while !work.waiting.is_empty() || !work.active.is_empty() {
         while work.active.len() < limits.sequences.max(1) && !work.waiting.is_empty() {
             work.prefill()?;
@@ -96,7 +96,7 @@ struct Work<'a, B: Backend> {
     waiting: VecDeque<usize>,
     active: Vec<Active<B>>,
     finished: Vec<Option<Generated>>,
-    tables: Tables<B>,
+    decoder: Decoder<'a, B>,
 }
 
 impl<B: Backend> Work<'_, B> {
@@ -208,7 +208,7 @@ impl<B: Backend> Work<'_, B> {
         let mut rows = None;
         for _ in 0..steps.max(1) {
             let feed = chosen.last().map_or(Feed::Ids(&last), Feed::Next);
-            let next = self.model.decode(feed, &mut caches, &mut self.tables).or_fail().map_err(alone)?;
+            let next = self.decoder.step(feed, &mut caches).or_fail().map_err(alone)?;
             if self.limits.sampling.is_none() {
                 chosen.push(self.model.most_likely(&next).or_fail().map_err(alone)?);
             }

@@ -68,7 +68,7 @@ impl<'a, B: Backend> Parameters<'a, B> {
 /// Keys and values of the tokens seen so far, for every layer.
 pub type Cache<B> = Vec<LayerCache<B>>;
 
-pub use cached::{Feed, Tables};
+pub use cached::{Decoder, Feed};
 
 impl<B: Backend> Model<B> {
     /// Builds a model from its weights, checking every tensor's shape before it reads one. `train_base` makes all

@@ -126,6 +126,21 @@ pub(crate) struct BenchGenerate {
     /// Tokens decoded for each prompt.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) new_tokens: u32,
+    /// Rank of a random adapter of all linear modules, computed beside the weights [default: no adapter].
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(..=1024))]
+    pub(crate) adapter_rank: u32,
+    /// Measure so many questions that share contexts instead, answered as `infer` does it.
+    #[arg(long, value_name = "COUNT", conflicts_with = "prompt_tokens", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) questions: Option<u32>,
+    /// Questions that share a context.
+    #[arg(long, default_value_t = 6, requires = "questions", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) questions_per_context: u32,
+    /// Tokens in each context.
+    #[arg(long, default_value_t = 690, requires = "questions")]
+    pub(crate) context_tokens: u32,
+    /// Tokens in each question, behind its context.
+    #[arg(long, default_value_t = 140, requires = "questions", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) question_tokens: u32,
     /// Rounds measured; the median is shown.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repeats: u32,

@@ -1,13 +1,14 @@
 //! `anneal bench`: what a model costs on this machine, without a manifest.
 //!
 //! Unaware of how anything is measured.
+mod generated;
 mod trained;
 
 use super::Context;
-use crate::args::{Bench, BenchGenerate, BenchLoad, BenchOptions, BenchTokenize};
+use crate::args::{Bench, BenchLoad, BenchOptions, BenchTokenize};
 use crate::exit::{Error, Exit};
 use crate::output;
-use anneal_stages::bench::{BenchModel, generate, load, median, tokenize};
+use anneal_stages::bench::{BenchModel, load, median, tokenize};
 use serde_json::{Value, json};
 
 impl Bench {
@@ -24,7 +25,7 @@ impl Bench {
 pub(super) fn run(args: &Bench, context: &Context) -> Result<Exit, Error> {
     let (rows, table) = match args {
         Bench::Train(args) => trained::trained(args, context)?,
-        Bench::Generate(args) => (generated(args, context)?, String::new()),
+        Bench::Generate(args) => generated::generated(args, context)?,
         Bench::Load(args) => (loaded(args, context)?, String::new()),
         Bench::Tokenize(args) => (tokenized(args)?, String::new()),
     };
@@ -72,35 +73,6 @@ fn memory(peak_mib: Option<f64>) -> Row {
 
 fn seconds(value: f64) -> String {
     format!("{value:.3} s")
-}
-
-fn generated(args: &BenchGenerate, context: &Context) -> Result<Vec<Row>, Error> {
-    let numerics = super::numerics(args.options.device, context)?;
-    let measured = generate::run(&generate::GenerateBench {
-        model: BenchModel::find(&args.options.model)?,
-        numerics,
-        sequences: args.sequences as usize,
-        prompt_tokens: args.prompt_tokens as usize,
-        new_tokens: args.new_tokens as usize,
-        warmup: 1,
-        repeats: args.repeats as usize,
-        seed: args.options.seed,
-    })?;
-    let prefill = median(&measured.prefill_seconds);
-    let decode = median(&measured.decode_tokens_per_second);
-    let mut rows = head(&args.options, numerics);
-    rows.extend([
-        row("sequences", args.sequences, "sequences", args.sequences.to_string()),
-        row("prompt_tokens", args.prompt_tokens, "prompt", format!("{} tokens", args.prompt_tokens)),
-        row("new_tokens", args.new_tokens, "decoded", format!("{} tokens", args.new_tokens)),
-        hidden("load_seconds", measured.load_seconds),
-        row("prefill_seconds", prefill, "prefill (median)", seconds(prefill)),
-        hidden("all_prefill_seconds", measured.prefill_seconds.clone()),
-        row("decode_tokens_per_second", decode, "decoding (median)", format!("{decode:.1} tokens/s")),
-        hidden("all_decode_tokens_per_second", measured.decode_tokens_per_second.clone()),
-        memory(measured.peak_mib),
-    ]);
-    Ok(rows)
 }
 
 fn loaded(args: &BenchLoad, context: &Context) -> Result<Vec<Row>, Error> {

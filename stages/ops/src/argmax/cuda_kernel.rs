@@ -9,6 +9,7 @@ use crate::add::narrow;
 use crate::backend::{Act, Weight};
 use crate::cross_entropy::chunk_rows;
 use crate::cuda::{Arg, Gemm, Grid, Operand, Slice, addr, download, gemm, launch, scratch, slice_addr};
+use crate::linear::cuda_few::{Few, FewModule, few, fits};
 
 const OP: &str = "argmax";
 
@@ -83,22 +84,24 @@ impl ArgmaxKernel for Cuda {
         let logits = scratch::<f32>(self, each * vocabulary)?;
         for first in (0..rows).step_by(each) {
             let count = each.min(rows - first);
-            let call = Gemm {
-                m: count,
-                n: vocabulary,
-                k: width,
-                a: Operand::bf16(addr(x)? + 2 * (first * width) as u64, width),
-                b: Operand::bf16(addr(weight)?, width).t(),
-                c: Operand::f32(slice_addr(&logits), vocabulary),
-                alpha: 1.0,
-                beta: 0.0,
-                source: None,
-            };
+            let from = addr(x)? + 2 * (first * width) as u64;
+            let (rows_of_x, head) = (Operand::bf16(from, width), Operand::bf16(addr(weight)?, width));
+            let to = Operand::f32(slice_addr(&logits), vocabulary);
+            let wide = Gemm::new([count, vocabulary, width], rows_of_x, head.t(), to);
+            let modules = [FewModule::plain(head.addr, vocabulary)];
+            let outs = [to.addr];
+            let few_rows =
+                Few { x: from, onto: 0, rows: count, width, modules: &modules, outs: &outs, gated: false, wide: true };
             let at = |index: usize| slice_addr(&found.list) + 4 * (index + first) as u64;
             let addresses = (at(0), at(rows), slice_addr(&logits));
             // SAFETY: rows `first..first + count` lie in x; `logits` has room for `each` rows, the list for all, twice.
             unsafe {
-                gemm(self, &call)?;
+                // By the width, not the number of rows: a row's logits have the same bits beside any others.
+                if fits(width) {
+                    few(self, &few_rows)?
+                } else {
+                    gemm(self, &wide)?
+                };
                 rows_of(self, "anneal_argmax_f32", addresses, count, vocabulary)?;
             }
         }

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::embedding::embedding_next;
     use crate::host::{act_from_vec, act_to_vec, weight_from_vec};
-    use crate::testing::on_every_device;
+    use crate::testing::{inputs, on_every_device};
 
     fn check_rows<B: Backend + ArgmaxKernel>(dev: B) {
         let (low, high) = (f32::NEG_INFINITY, 7e9);
@@ -168,8 +168,32 @@ mod tests {
         assert_eq!(error.to_string(), "linear_argmax: x (1, 3) does not fit weight (3, 2)");
     }
 
+    /// A head of many rows and whole vectors: the largest logit by f64, and the same beside any other rows.
+    fn check_wide_head<B: Backend + ArgmaxKernel>(dev: B) {
+        let (rows, width, vocabulary) = (70, 72, 1000);
+        let (x, head) = (inputs::<B>(1, rows * width), inputs::<B>(2, vocabulary * width));
+        let weight = weight_from_vec(&dev, head.clone(), vocabulary, width).unwrap();
+        let choose = |x: &[f32]| {
+            let x = act_from_vec(&dev, x.to_vec(), x.len() / width, width).unwrap();
+            linear_argmax(&x, &weight).unwrap()
+        };
+        let all = choose(&x);
+        for (row, id) in x.chunks(width).zip(&all) {
+            let logit =
+                |head: &[f32]| -> f64 { row.iter().zip(head).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum() };
+            let logits: Vec<f64> = head.chunks(width).map(logit).collect();
+            let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            assert!(logits[*id as usize] >= most - 1e-5 * most.abs(), "{id}: {} of {most}", logits[*id as usize]);
+        }
+        for each in [1, 7, 64] {
+            let parts: Vec<u32> = x.chunks(each * width).flat_map(choose).collect();
+            assert_eq!(parts, all, "by {each}");
+        }
+    }
+
     #[test]
     fn rows_are_chosen_where_they_are() {
+        on_every_device!(check_wide_head);
         on_every_device!(check_rows);
         on_every_device!(check_head);
     }

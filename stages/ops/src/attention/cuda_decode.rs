@@ -6,7 +6,7 @@ use dfdx::prelude::Cuda;
 use dfdx::shapes::HasShape;
 
 use super::cuda_cache::CudaCache;
-use super::cuda_kernel::sizes;
+use super::cuda_kernel::{WIDEST, sizes};
 use super::{Cached, Heads};
 use crate::OpError;
 use crate::add::narrow;
@@ -56,6 +56,11 @@ impl CudaTable {
     }
 }
 
+/// Whether the kernels take heads of this size.
+pub(crate) fn decode_takes(heads: Heads) -> bool {
+    heads.head_dim.is_multiple_of(8) && heads.head_dim <= WIDEST
+}
+
 /// [`super::AttentionKernel::attention_decode`] for heads of a multiple of 8 elements, at most 256.
 pub(super) fn decode(
     dev: &Cuda,
@@ -68,15 +73,33 @@ pub(super) fn decode(
 ) -> Result<Act<Cuda>, OpError> {
     let &(count, q_width) = q.shape();
     let out = new_act(dev, count, q_width)?;
-    if count == 0 {
-        return Ok(out);
+    if count > 0 {
+        let addresses = [addr(q)?, addr(k)?, addr(v)?, addr(&out)?];
+        // SAFETY: `decode_attention` checked that q, k and v have a row for each sequence; `out` was made like q.
+        unsafe { decode_at(dev, addresses, heads, sequences, table) }?;
     }
+    Ok(out)
+}
+
+/// As above, between the addresses of q, k, v and the output.
+///
+/// # Safety
+/// They are those of live allocations with a row of the heads' widths for each sequence, of which there is one at least;
+/// each cache holds `len` rows of the heads' width. [`decode_takes`] the heads.
+pub(crate) unsafe fn decode_at(
+    dev: &Cuda,
+    [q, k, v, out]: [u64; 4],
+    heads: Heads,
+    sequences: &mut [Cached<'_, CudaCache>],
+    table: &mut CudaTable,
+) -> Result<(), OpError> {
+    let count = sequences.len();
     if count > MOST {
         return Err(OpError::argument(OP, format!("{count} sequences at once; the CUDA kernels take {MOST}")));
     }
     let mut longest = 0;
     for sequence in sequences.iter_mut() {
-        // SAFETY: `decode_attention` checked that the cache holds `len` rows of k's width.
+        // SAFETY: the caller's promise.
         unsafe { sequence.cache.make_room(dev, sequence.len, 1, heads.kv_width(), sequence.reserve)? };
         longest = longest.max(sequence.len + 1);
     }
@@ -99,9 +122,9 @@ pub(super) fn decode(
     };
     let [n_heads, n_kv_heads, dim, scale] = sizes(heads);
     let args = [
-        Arg::Ptr(addr(q)?),           // const bf16* q
-        Arg::Ptr(addr(k)?),           // const bf16* k
-        Arg::Ptr(addr(v)?),           // const bf16* v
+        Arg::Ptr(q),                  // const bf16* q
+        Arg::Ptr(k),                  // const bf16* k
+        Arg::Ptr(v),                  // const bf16* v
         Arg::Ptr(entries),            // const Sequence* sequences
         Arg::I32(step as i32),        // int step
         Arg::Ptr(slice_addr(&parts)), // float* parts
@@ -112,7 +135,7 @@ pub(super) fn decode(
     ];
     let passes = heads.n_kv_heads * heads.group().div_ceil(each);
     let blocks = (splits as u32, narrow(OP, "heads", passes)?, count as u32);
-    // SAFETY: q, k and v have a row for each sequence, as `decode_attention` checked; each cache has room for one row
+    // SAFETY: q, k and v have a row for each sequence (the caller's promise); each cache has room for one row
     // more than it holds; `parts` has a part for every sequence, head and split. The table's memory is freed in stream
     // order when it is replaced.
     unsafe { launch(dev, name, Grid { blocks, threads: THREADS, shared_bytes: 0 }, &args)? };
@@ -120,13 +143,12 @@ pub(super) fn decode(
         Arg::Ptr(slice_addr(&parts)), // const float* parts
         Arg::Ptr(entries),            // const Sequence* sequences
         Arg::I32(step as i32),        // int step
-        Arg::Ptr(addr(&out)?),        // bf16* out
+        Arg::Ptr(out),                // bf16* out
         n_heads,                      // int n_heads
         dim,                          // int dim
         Arg::I32(splits as i32),      // int splits
     ];
     let blocks = (narrow(OP, "heads", heads.n_heads)?, count as u32, 1);
     // SAFETY: as above; `out` has a row for each sequence.
-    unsafe { launch(dev, "anneal_attention_decode_merge", Grid { blocks, threads: THREADS, shared_bytes: 0 }, &args)? };
-    Ok(out)
+    unsafe { launch(dev, "anneal_attention_decode_merge", Grid { blocks, threads: THREADS, shared_bytes: 0 }, &args) }
 }

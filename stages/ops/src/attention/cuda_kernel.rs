@@ -27,7 +27,7 @@ const THREADS: usize = 128;
 /// Query rows of a block of the key kernel: `QUERIES` of backward_kv.cuh.
 const QUERIES: usize = 64;
 /// The largest head size.
-const WIDEST: usize = 256;
+pub(super) const WIDEST: usize = 256;
 
 /// Kernels for a head size.
 struct Kernels {

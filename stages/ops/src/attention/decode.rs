@@ -12,7 +12,7 @@ use crate::profile::span;
 
 /// What a device keeps of one layer's caches from one step of decoding to the next. It follows whatever caches it is used
 /// with, so it is never wrong; to use it with the same ones in the same order saves the device's time.
-pub struct DecodeTable<B: Backend>(B::Table);
+pub struct DecodeTable<B: Backend>(pub(crate) B::Table);
 
 impl<B: Backend> Default for DecodeTable<B> {
     fn default() -> Self {
@@ -38,7 +38,7 @@ pub fn decode_attention<B: Backend>(
     const OP: &str = "decode_attention";
     check(OP, heads, q.shape(), k.shape(), v.shape())?;
     let rows = vec![1; caches.len()];
-    let mut sequences = behind(OP, k, caches, &rows)?;
+    let mut sequences = behind(OP, *k.shape(), caches, &rows)?;
     let dev = q.device();
     let out = span(dev, "attention.decode", || dev.attention_decode(q, k, v, heads, &mut sequences, &mut table.0))?;
     drop(sequences);

@@ -34,6 +34,10 @@ use dfdx::prelude::{PutTape, SplitTape};
 use dfdx::shapes::HasShape;
 
 pub use cache::LayerCache;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda_cache::CudaCache;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda_decode::{CudaTable, decode_at, decode_takes};
 pub use decode::{DecodeTable, decode_attention};
 pub use layout::{Layout, Prefix, Segment};
 
@@ -230,26 +234,25 @@ pub fn cached_attention_batch<B: Backend>(
 ) -> Result<Act<B>, OpError> {
     const OP: &str = "cached_attention";
     check(OP, heads, q.shape(), k.shape(), v.shape())?;
-    let mut sequences = behind(OP, &k, caches, rows)?;
+    let mut sequences = behind(OP, *k.shape(), caches, rows)?;
     let dev = q.device().clone();
     let out = span(&dev, "attention.cached", || dev.attention_cached(&q, &k, &v, heads, &mut sequences))?;
     grown(caches, rows, k.shape().1);
     Ok(out)
 }
 
-/// The sequences that `rows` rows of k each go on behind.
-fn behind<'a, B: Backend>(
+/// The sequences that `rows` rows of k `[tokens, width]` each go on behind.
+pub(crate) fn behind<'a, B: Backend>(
     op: &'static str,
-    k: &Act<B>,
+    (tokens, width): (usize, usize),
     caches: &'a mut [&mut LayerCache<B>],
     rows: &[usize],
 ) -> Result<Vec<Cached<'a, B::Cache>>, OpError> {
-    let (tokens, width) = *k.shape();
     if caches.len() != rows.len() || rows.iter().sum::<usize>() != tokens {
         return Err(OpError::argument(op, format!("{tokens} rows are not those of {} caches, {rows:?}", caches.len())));
     }
     if let Some(cache) = caches.iter().find(|cache| cache.len > 0 && cache.width != width) {
-        return Err(OpError::shape(op, ("k", k.shape()), ("cache of width", cache.width)));
+        return Err(OpError::shape(op, ("k", (tokens, width)), ("cache of width", cache.width)));
     }
     let of = |(cache, rows): (&'a mut &mut LayerCache<B>, &usize)| Cached {
         len: cache.len,
@@ -261,7 +264,7 @@ fn behind<'a, B: Backend>(
 }
 
 /// Notes that the caches hold so many rows more, of this width.
-fn grown<B: Backend>(caches: &mut [&mut LayerCache<B>], rows: &[usize], width: usize) {
+pub(crate) fn grown<B: Backend>(caches: &mut [&mut LayerCache<B>], rows: &[usize], width: usize) {
     for (cache, rows) in caches.iter_mut().zip(rows) {
         (cache.len, cache.width) = (cache.len + rows, width);
     }

@@ -208,3 +208,8 @@ pub(crate) fn multiprocessors(_: &Cuda) -> u32 {
     // A `Cuda` is only made by `open`, which made the context.
     context().map_or(1, |context| context.multiprocessors)
 }
+
+/// Bytes of dynamic shared memory that a block may have.
+pub(crate) fn shared_limit(_: &Cuda) -> u32 {
+    context().map_or(0, |context| context.shared_limit)
+}

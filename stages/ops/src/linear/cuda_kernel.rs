@@ -8,6 +8,7 @@ use dfdx::prelude::Cuda;
 use dfdx::shapes::HasShape;
 
 use super::cuda_branch::Part;
+use super::cuda_few::{self, Few, FewModule};
 use super::{Group, LinearKernel, Slots};
 use crate::OpError;
 use crate::backend::{Act, Buffer, ParamBuffer};
@@ -70,6 +71,45 @@ impl LinearKernel for Cuda {
             all.push(out);
         }
         Ok((all, parts))
+    }
+
+    fn linear_few(
+        &self,
+        x: &Act<Self>,
+        group: &Group<Self>,
+        onto: Option<&Act<Self>>,
+    ) -> Result<Vec<Act<Self>>, OpError> {
+        let &(rows, width) = x.shape();
+        if !cuda_few::fits(width) {
+            return self.linear_rows(x, group, onto);
+        }
+        let (x, onto) = (addr(x)?, onto.map_or(Ok(0), addr)?);
+        let mut all = Vec::with_capacity(group.modules.len());
+        for modules in group.modules.chunks(cuda_few::TOGETHER) {
+            let acts: Vec<_> =
+                modules.iter().map(|args| new_act(self, rows, args.weight.shape().0)).collect::<Result<_, _>>()?;
+            let outs: Vec<_> = acts.iter().map(addr).collect::<Result<_, _>>()?;
+            let modules: Vec<_> = modules.iter().map(FewModule::of).collect::<Result<_, _>>()?;
+            let call = Few { x, onto, rows, width, modules: &modules, outs: &outs, gated: false, wide: false };
+            // SAFETY: `linear_few` checked the modules and the residual against x; the outputs were made for them.
+            unsafe { cuda_few::few(self, &call) }?;
+            all.extend(acts);
+        }
+        Ok(all)
+    }
+
+    fn linear_few_gated(&self, x: &Act<Self>, group: &Group<Self>) -> Result<Option<Act<Self>>, OpError> {
+        let &(rows, width) = x.shape();
+        if !cuda_few::fits(width) {
+            return Ok(None);
+        }
+        let modules: Vec<_> = group.modules.iter().map(FewModule::of).collect::<Result<_, _>>()?;
+        let out = new_act(self, rows, modules.first().map_or(0, |module| module.outs))?;
+        let outs = [addr(&out)?];
+        let call = Few { x: addr(x)?, onto: 0, rows, width, modules: &modules, outs: &outs, gated: true, wide: false };
+        // SAFETY: `linear_few_gated` checked that both modules fit x and each other; the output was made for them.
+        unsafe { cuda_few::few(self, &call) }?;
+        Ok(Some(out))
     }
 
     fn linear_backward(

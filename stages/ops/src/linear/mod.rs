@@ -12,7 +12,10 @@ mod cpu_kernel;
 #[cfg(feature = "cuda")]
 mod cuda_branch;
 #[cfg(feature = "cuda")]
+pub(crate) mod cuda_few;
+#[cfg(feature = "cuda")]
 mod cuda_kernel;
+mod few;
 pub(crate) mod matvec;
 mod products;
 pub mod reference;
@@ -20,6 +23,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+pub use few::{linear_few, linear_few_gated};
 pub use rows::linear_rows;
 pub(crate) use rows::row_products;
 
@@ -132,6 +136,26 @@ pub trait LinearKernel: Sized {
         Self: Memory,
     {
         Ok(self.linear_forward(x, group, onto)?.0)
+    }
+    /// As [`LinearKernel::linear_rows`] within rounding, for few rows.
+    fn linear_few(
+        &self,
+        x: &Act<Self>,
+        group: &Group<Self>,
+        onto: Option<&Act<Self>>,
+    ) -> Result<Vec<Act<Self>>, OpError>
+    where
+        Self: Memory,
+    {
+        self.linear_rows(x, group, onto)
+    }
+    /// `silu(gate) * up` of a group of these two in one go, for few rows; `None` where the device has no way of its own.
+    fn linear_few_gated(&self, x: &Act<Self>, group: &Group<Self>) -> Result<Option<Act<Self>>, OpError>
+    where
+        Self: Memory,
+    {
+        let _ = (x, group);
+        Ok(None)
     }
     /// Adds to the gradients of whatever learns and of the input. `x` is there if a module learns or has a branch; `d`
     /// holds the gradient of each output.

@@ -30,6 +30,17 @@ pub fn linear_rows<B: Backend, const N: usize>(
     modules: [&Linear<B>; N],
     onto: Option<&Act<B>>,
 ) -> Result<[Act<B>; N], OpError> {
+    let group = group_of(x, modules, onto)?;
+    let outs = span(x.device(), "linear.forward", || x.device().linear_rows(x, &group, onto))?;
+    outs.try_into().map_err(|_| OpError::argument("linear", "the device left out an output"))
+}
+
+/// The modules as one group without dropout, if they fit the input and the residual.
+pub(super) fn group_of<B: Backend, const N: usize>(
+    x: &Act<B>,
+    modules: [&Linear<B>; N],
+    onto: Option<&Act<B>>,
+) -> Result<Group<B>, OpError> {
     for args in modules {
         check(x.shape(), args)?;
         let out = (x.shape().0, args.weight.shape().0);
@@ -37,9 +48,7 @@ pub fn linear_rows<B: Backend, const N: usize>(
             return Err(OpError::shape("linear", ("residual", onto.shape()), ("output", out)));
         }
     }
-    let group = Group { modules: modules.map(Linear::clone).into(), dropout: vec![None; N] };
-    let outs = span(x.device(), "linear.forward", || x.device().linear_rows(x, &group, onto))?;
-    outs.try_into().map_err(|_| OpError::argument("linear", "the device left out an output"))
+    Ok(Group { modules: modules.map(Linear::clone).into(), dropout: vec![None; N] })
 }
 
 /// `x W^T`, `[rows, outs]`, for `x [rows, width]` and `weight [outs, width]`.

@@ -37,6 +37,29 @@ fn rows_a_group(rows: usize) -> usize {
     rows.div_ceil(128).max(32)
 }
 
+/// `out` and the statistic `r` of rows of x, between addresses.
+///
+/// # Safety
+/// They are those of live allocations: out and x `rows * width` elements, r `rows` f32, the weight `width` f32.
+pub(crate) unsafe fn normalize(
+    dev: &Cuda,
+    (out, r, x, weight): (u64, u64, u64, u64),
+    (rows, width, eps): (usize, usize, f32),
+) -> Result<(), OpError> {
+    let (name, _, threads) = plan(width);
+    let args = [
+        Arg::Ptr(out),                         // __nv_bfloat16* out
+        Arg::Ptr(r),                           // float* r
+        Arg::Ptr(x),                           // const __nv_bfloat16* x
+        Arg::Ptr(weight),                      // const float* weight
+        Arg::U64(rows as u64),                 // unsigned long long rows
+        Arg::U32(narrow(OP, "width", width)?), // unsigned width
+        Arg::F32(eps),                         // float eps
+    ];
+    // SAFETY: the caller's promise is the kernel's.
+    unsafe { launch(dev, name, rows_grid(rows, threads), &args) }
+}
+
 impl RmsNormKernel for Cuda {
     fn rms_norm_forward(
         &self,
@@ -47,18 +70,9 @@ impl RmsNormKernel for Cuda {
         let &(rows, width) = x.shape();
         let (out, r) = (new_act(self, rows, width)?, new_vector(self, rows)?);
         if rows * width > 0 {
-            let (name, _, threads) = plan(width);
-            let args = [
-                Arg::Ptr(addr(&out)?),                 // __nv_bfloat16* out
-                Arg::Ptr(addr(&r)?),                   // float* r
-                Arg::Ptr(addr(x)?),                    // const __nv_bfloat16* x
-                Arg::Ptr(addr(weight)?),               // const float* weight
-                Arg::U64(rows as u64),                 // unsigned long long rows
-                Arg::U32(narrow(OP, "width", width)?), // unsigned width
-                Arg::F32(eps),                         // float eps
-            ];
+            let addresses = (addr(&out)?, addr(&r)?, addr(x)?, addr(weight)?);
             // SAFETY: `rms_norm` checked that the weight has `width` elements; out and r were made for x.
-            unsafe { launch(self, name, rows_grid(rows, threads), &args)? };
+            unsafe { normalize(self, addresses, (rows, width, eps))? };
         }
         Ok((out, r))
     }

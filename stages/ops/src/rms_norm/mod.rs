@@ -9,6 +9,9 @@ mod cpu_kernel;
 mod cuda_kernel;
 pub mod reference;
 
+#[cfg(feature = "cuda")]
+pub(crate) use cuda_kernel::normalize;
+
 use dfdx::prelude::{PutTape, SplitTape};
 use dfdx::shapes::HasShape;
 

@@ -8,6 +8,7 @@ use dfdx::shapes::HasShape;
 use super::{RopeKernel, Rotation};
 use crate::OpError;
 use crate::add::{VECTOR, narrow};
+use crate::attention::Heads;
 use crate::backend::{Act, Buffer};
 use crate::cpu::memory::expect_len;
 use crate::cuda::{Arg, Grid, Slice, addr, launch, new_act, slice_addr, upload};
@@ -69,6 +70,45 @@ unsafe fn rotate(
     // SAFETY: the caller answers for x and out. `rows` positions were checked above; `rope` checked that each is below
     // the tables' length.
     unsafe { launch(dev, name, Grid { blocks: (blocks, 1, 1), threads: 256, shared_bytes: 0 }, &args) }
+}
+
+/// Queries and keys that are rotated in place, by their addresses.
+pub(crate) struct Pair {
+    pub(crate) q: u64,
+    pub(crate) k: u64,
+    pub(crate) cos: u64,
+    pub(crate) sin: u64,
+    pub(crate) positions: u64,
+    /// Their size is a multiple of 16.
+    pub(crate) heads: Heads,
+}
+
+/// Rotates both, `rows` rows each, in one launch.
+///
+/// # Safety
+/// Addresses are those of live allocations: q and k have `rows` rows of the heads' widths, positions `rows` indices below
+/// the tables' length, the tables rows of half a head.
+pub(crate) unsafe fn rotate_pair(dev: &Cuda, pair: &Pair, rows: usize) -> Result<(), OpError> {
+    let Heads { n_heads, n_kv_heads, head_dim } = pair.heads;
+    let half = head_dim / 2;
+    if !half.is_multiple_of(VECTOR) {
+        return Err(OpError::shape("rope", ("head_dim", head_dim), ("vectors", 2 * VECTOR)));
+    }
+    let args = [
+        Arg::Ptr(pair.q),                                         // __nv_bfloat16* q
+        Arg::Ptr(pair.k),                                         // __nv_bfloat16* k
+        Arg::Ptr(pair.cos),                                       // const float* cosines
+        Arg::Ptr(pair.sin),                                       // const float* sines
+        Arg::Ptr(pair.positions),                                 // const unsigned* positions
+        Arg::U64(rows as u64),                                    // unsigned long long rows
+        Arg::U32(narrow("rope", "heads", n_heads)?),              // unsigned q_heads
+        Arg::U32(narrow("rope", "key/value heads", n_kv_heads)?), // unsigned k_heads
+        Arg::U32(narrow("rope", "head_dim / 2", half)?),          // unsigned half
+    ];
+    let items = rows * (half / VECTOR) * n_heads.div_ceil(HEADS);
+    let blocks = (items.div_ceil(256).min(i32::MAX as usize) as u32, 2, 1);
+    // SAFETY: the caller's promise is the kernel's.
+    unsafe { launch(dev, "anneal_rope_pair", Grid { blocks, threads: 256, shared_bytes: 0 }, &args) }
 }
 
 impl RopeKernel for Cuda {

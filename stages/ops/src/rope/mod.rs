@@ -9,6 +9,9 @@ mod cpu_kernel;
 mod cuda_kernel;
 pub mod reference;
 
+#[cfg(feature = "cuda")]
+pub(crate) use cuda_kernel::{Pair, rotate_pair};
+
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -63,7 +66,7 @@ impl<B: Backend> RopeTable<B> {
     }
 
     /// `positions` on the device.
-    fn positions(&self, dev: &B, positions: &[u32]) -> Result<Arc<B::Positions>, OpError> {
+    pub(crate) fn positions(&self, dev: &B, positions: &[u32]) -> Result<Arc<B::Positions>, OpError> {
         // A panic while it was locked left it whole: it is assigned at once.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((host, device)) = &*last

@@ -2,7 +2,7 @@
 //
 // Fused: both halves of a head are rotated from one load of each. A thread keeps the cosines of its columns for a few
 // heads of its row. anneal_rope_forward overwrites (=) `out`, which may be `x`; anneal_rope_backward adds (+=) the
-// gradient rotated back to `d_x`. The `_any` kernels take every even head size, the others multiples of 16.
+// gradient rotated back to `d_x`; anneal_rope_pair does forward for queries and keys at once. The `_any` kernels take every even head size, the others multiples of 16.
 #include "../add/vector.cuh"
 
 namespace anneal_rope {
@@ -97,3 +97,13 @@ ANNEAL_ROPE(anneal_rope_forward, vectors, false)
 ANNEAL_ROPE(anneal_rope_backward, vectors, true)
 ANNEAL_ROPE(anneal_rope_forward_any, singles, false)
 ANNEAL_ROPE(anneal_rope_backward_any, singles, true)
+
+/// q and k rotated in place (=): q by blocks with blockIdx.y 0, k by those with 1. Heads of multiples of 16.
+extern "C" __global__ void __launch_bounds__(256)
+    anneal_rope_pair(__nv_bfloat16* q, __nv_bfloat16* k, const float* cosines, const float* sines,
+                     const unsigned* positions, unsigned long long rows, unsigned q_heads, unsigned k_heads,
+                     unsigned half) {
+    __nv_bfloat16* x = blockIdx.y == 0 ? q : k;
+    const unsigned heads = blockIdx.y == 0 ? q_heads : k_heads;
+    anneal_rope::vectors<false>(x, x, cosines, sines, positions, anneal_rope::Shape{rows, heads, half, 0});
+}

@@ -6,14 +6,17 @@
 use super::super::layer::{Layer, Pass};
 use super::{Cache, Model};
 use anneal_ops::{
-    Act, AttentionKernel, Backend, DecodeTable, LayerCache, Linear, NextIds, NoneTape, OpError, act_to_vec,
-    cached_attention_batch, decode_attention, embedding, embedding_next, linear_argmax_next, linear_rows, rms_norm,
-    rope, swiglu,
+    Act, AttentionKernel, Backend, BlockWeights, DecoderBlock, LayerCache, Linear, NextIds, NoneTape, OpError,
+    act_to_vec, cached_attention_batch, embedding, embedding_next, linear_argmax_next, linear_few, linear_rows,
+    rms_norm, rope, swiglu,
 };
 use std::rc::Rc;
 
-/// What a device keeps of the sequences that decode together, one table a layer.
-pub type Tables<B> = Vec<DecodeTable<B>>;
+/// A model's blocks as they decode, with what a device keeps of the sequences that decode together.
+pub struct Decoder<'a, B: Backend> {
+    model: &'a Model<B>,
+    blocks: Vec<DecoderBlock<B>>,
+}
 
 /// The newest token of every sequence.
 pub enum Feed<'a, B: Backend> {
@@ -23,17 +26,19 @@ pub enum Feed<'a, B: Backend> {
     Next(&'a NextIds<B>),
 }
 
-/// One block on rows of `x`; `attend` mixes them with what their sequences have had.
+/// One block on many rows of `x`: `rows[i]` of them go on behind `caches[i]`.
 fn block<B: Backend>(
     layer: &Layer<B>,
     x: Act<B>,
     pass: &Pass<B>,
-    attend: impl FnOnce(Act<B>, Act<B>, Act<B>) -> Result<Act<B>, OpError>,
+    caches: &mut [&mut LayerCache<B>],
+    rows: &[usize],
 ) -> Result<Act<B>, OpError> {
     let h = rms_norm(x.clone(), &layer.input_layernorm, pass.eps, false)?;
     let [q, k, v] = linear_rows(&h, [&layer.q_proj, &layer.k_proj, &layer.v_proj], None)?;
     let turned = |x| rope(x, pass.heads.head_dim, &pass.rope, &pass.positions);
-    let [x] = linear_rows(&attend(turned(q)?, turned(k)?, v)?, [&layer.o_proj], Some(&x))?;
+    let mixed = cached_attention_batch(turned(q)?, turned(k)?, v, pass.heads, caches, rows)?;
+    let [x] = linear_rows(&mixed, [&layer.o_proj], Some(&x))?;
     let h = rms_norm(x.clone(), &layer.post_attention_layernorm, pass.eps, false)?;
     let [gate, up] = linear_rows(&h, [&layer.gate_proj, &layer.up_proj], None)?;
     let [out] = linear_rows(&swiglu(gate, up)?, [&layer.down_proj], Some(&x))?;
@@ -51,9 +56,28 @@ impl<B: Backend> Model<B> {
         <B as AttentionKernel>::ALIGNED_ROWS
     }
 
-    /// An empty table for every layer.
-    pub fn tables(&self) -> Tables<B> {
-        self.layers.iter().map(|_| DecodeTable::default()).collect()
+    /// The model as it decodes.
+    ///
+    /// # Errors
+    /// Weights that do not fit together.
+    pub fn decoder(&self) -> Result<Decoder<'_, B>, OpError> {
+        let block = |(index, layer): (usize, &Layer<B>)| {
+            let Pass { heads, eps, rope, .. } = self.pass(index, &Rc::from([]), None);
+            DecoderBlock::new(BlockWeights {
+                input_norm: layer.input_layernorm.clone(),
+                qkv: [&layer.q_proj, &layer.k_proj, &layer.v_proj].map(Linear::clone),
+                o: layer.o_proj.clone(),
+                post_norm: layer.post_attention_layernorm.clone(),
+                gate: layer.gate_proj.clone(),
+                up: layer.up_proj.clone(),
+                down: layer.down_proj.clone(),
+                heads,
+                eps,
+                rope,
+            })
+        };
+        let blocks = self.layers.iter().enumerate().map(block).collect::<Result<_, _>>()?;
+        Ok(Decoder { model: self, blocks })
     }
 
     /// Feeds more tokens of several sequences, each with its cache, and returns a row for each: its last token's, ready for
@@ -78,35 +102,10 @@ impl<B: Backend> Model<B> {
         let positions: Rc<[u32]> = positions.into();
         for (index, layer) in self.layers.iter().enumerate() {
             let pass = self.pass(index, &positions, None);
-            let mut of_layer = of_layer(caches, index);
-            x = block(layer, x, &pass, |q, k, v| cached_attention_batch(q, k, v, pass.heads, &mut of_layer, &rows))?;
+            x = block(layer, x, &pass, &mut of_layer(caches, index), &rows)?;
         }
         // Gathering rows is what an embedding does.
         self.for_head(embedding(&self.device, &last, &x, false, NoneTape)?)
-    }
-
-    /// Feeds one more token of each sequence and returns a row for each, ready for the head. The same sequences in the same
-    /// order as in the step before save the device's time.
-    ///
-    /// # Errors
-    /// Not one token a cache, an id out of range, more tokens than positions; no memory.
-    pub fn decode(
-        &self,
-        feed: Feed<'_, B>,
-        caches: &mut [&mut Cache<B>],
-        tables: &mut Tables<B>,
-    ) -> Result<Act<B>, OpError> {
-        let positions: Rc<[u32]> = caches.iter().map(|cache| seen(cache)).collect();
-        let mut x = match feed {
-            Feed::Ids(ids) => embedding(&self.device, ids, &self.embed_tokens, false, NoneTape)?,
-            Feed::Next(next) => embedding_next(next, &self.embed_tokens)?,
-        };
-        for ((index, layer), table) in self.layers.iter().enumerate().zip(tables) {
-            let pass = self.pass(index, &positions, None);
-            let mut of_layer = of_layer(caches, index);
-            x = block(layer, x, &pass, |q, k, v| decode_attention(&q, &k, &v, pass.heads, &mut of_layer, table))?;
-        }
-        self.for_head(x)
     }
 
     fn for_head(&self, x: Act<B>) -> Result<Act<B>, OpError> {
@@ -127,7 +126,7 @@ impl<B: Backend> Model<B> {
     /// No memory.
     pub fn head_logits(&self, rows: &Act<B>) -> Result<Vec<f32>, OpError> {
         let head = Linear { weight: self.head().clone(), bias: None, trainable: false, lora: None };
-        let [logits] = linear_rows(rows, [&head], None)?;
+        let [logits] = linear_few(rows, [&head], None)?;
         Ok(act_to_vec(&logits))
     }
 
@@ -137,11 +136,30 @@ impl<B: Backend> Model<B> {
     /// No token, an id out of range, a sequence longer than the positions allow; no memory.
     pub fn next_logits(&self, ids: &[u32], cache: &mut Cache<B>) -> Result<Vec<f32>, OpError> {
         let rows = if seen(cache) > 0 && ids.len() == 1 {
-            self.decode(Feed::Ids(ids), &mut [cache], &mut self.tables())?
+            self.decoder()?.step(Feed::Ids(ids), &mut [cache])?
         } else {
             self.prefill(&[ids], &mut [cache])?
         };
         self.head_logits(&rows)
+    }
+}
+
+impl<B: Backend> Decoder<'_, B> {
+    /// Feeds one more token of each sequence and returns a row for each, ready for the head. The same sequences in the same
+    /// order as in the step before save the device's time.
+    ///
+    /// # Errors
+    /// Not one token a cache, an id out of range, more tokens than positions; no memory.
+    pub fn step(&mut self, feed: Feed<'_, B>, caches: &mut [&mut Cache<B>]) -> Result<Act<B>, OpError> {
+        let (model, positions) = (self.model, caches.iter().map(|cache| seen(cache)).collect::<Vec<_>>());
+        let mut x = match feed {
+            Feed::Ids(ids) => embedding(&model.device, ids, &model.embed_tokens, false, NoneTape)?,
+            Feed::Next(next) => embedding_next(next, &model.embed_tokens)?,
+        };
+        for (index, block) in self.blocks.iter_mut().enumerate() {
+            x = block.step(x, &positions, &mut of_layer(caches, index))?;
+        }
+        model.for_head(x)
     }
 }
 
