@@ -136,6 +136,7 @@ fn each_parameter_set_in_a_manifest_is_the_first_cause() {
     base.init.hidden_size
     lora.target_modules
     lora.full_layers
+    fft.full_layers
     answers.temperature
     answers.top_k
     answers.top_p
