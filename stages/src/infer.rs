@@ -3,6 +3,7 @@
 //! Prompt ids come from the tokens artifact, so they are those of training. A question's answer depends on its own prompt
 //! and the stage's parameters only: not on the other questions, their order, the number of threads or of answers that are
 //! decoded together, nor on what was shared. Unaware of scores.
+mod loss;
 mod params;
 mod select;
 mod settings;
@@ -48,6 +49,12 @@ pub struct Answer {
     pub ended: bool,
     /// Number of generated tokens.
     pub new_tokens: usize,
+    /// Sum of the negative log-likelihoods of the reference answer's tokens, if the stage was asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gold_nll: Option<f64>,
+    /// How many tokens the reference answer has, with its end; there if `gold_nll` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gold_tokens: Option<usize>,
 }
 
 /// The stage kind `infer`.
@@ -136,11 +143,16 @@ impl BackendVisitor for Work<'_, '_> {
         let generated =
             answer(context, &watch, &model, &tokens, &chosen, &limits).map_err(|failure| ledger.explain(failure))?;
         let seconds = started.elapsed().as_secs_f64();
+        let losses = if params.eval_loss {
+            loss::measure(context, &watch, &model, &tokens, &chosen).map_err(|failure| ledger.explain(failure))?
+        } else {
+            Vec::new()
+        };
         watch.finish(ledger.peak()?);
         tell(context, &params, &generated, seconds);
         let mut answers = Vec::with_capacity(chosen.len());
-        for (index, generated) in chosen.iter().zip(generated) {
-            let example = &tokens.examples[*index];
+        for (at, (index, generated)) in chosen.iter().zip(generated).enumerate() {
+            let (example, loss) = (&tokens.examples[*index], losses.get(at));
             answers.push(Answer {
                 sid: example.sid as u64,
                 uid: example.uid.clone(),
@@ -149,6 +161,8 @@ impl BackendVisitor for Work<'_, '_> {
                 gold: serde_json::to_value(&example.answer).unwrap_or_default(),
                 ended: generated.ended(),
                 new_tokens: generated.ids.len(),
+                gold_nll: loss.map(|loss| loss.nll),
+                gold_tokens: loss.map(|loss| loss.tokens),
             });
         }
         write_lines(&context.out.join("answers.jsonl"), answers)
