@@ -6,12 +6,12 @@
 mod comparison;
 mod model;
 
-use crate::artifact::{ANSWERS, DATASET, SCORES, read_lines, write_lines};
+use crate::artifact::{ANSWERS, DATASET, SCORES, write_lines};
 use crate::data::dataset::Rows;
 use crate::data::prompt::ResponseForm;
 use crate::data::token_set::Split;
 use crate::failure::OrFail;
-use crate::infer::Answer;
+use crate::infer::read_answers;
 use crate::metric::{Gold, Metric};
 use anneal_engine::stage::Problem;
 use anneal_engine::{Failure, Param, ParamSet, Port, Stage, StageContext};
@@ -103,8 +103,7 @@ impl Stage for Evaluate {
         let models = context.inputs.iter().filter(|(port, _)| *port != "dataset");
         let marked = models
             .map(|(name, input)| {
-                let answers: Vec<Answer> = read_lines(&input.dir.join("answers.jsonl"))?;
-                Marked::new(name, answers, &gold, &params)
+                Marked::new(name, read_answers(&input.dir)?, &gold, &params)
             })
             .collect::<Result<Vec<Marked<'_>>, Failure>>()?;
         match marked.as_slice() {

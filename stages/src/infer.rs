@@ -9,7 +9,7 @@ mod select;
 mod settings;
 mod stop;
 
-use crate::artifact::{ADAPTER, ANSWERS, CHECKPOINT, MODEL, TOKENS, write_lines};
+use crate::artifact::{ADAPTER, ANSWERS, CHECKPOINT, MODEL, TOKENS, read_lines, write_lines};
 use crate::data::summary::Summary;
 use crate::data::token_set::TokenSet;
 use crate::failure::OrFail;
@@ -31,6 +31,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use settings::ModelSettings;
 use std::time::Instant;
+
+/// The file of an answers artifact.
+const FILE: &str = "answers.jsonl";
 
 /// One answered question, a line of `answers.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -165,8 +168,16 @@ impl BackendVisitor for Work<'_, '_> {
                 gold_tokens: loss.map(|loss| loss.tokens),
             });
         }
-        write_lines(&context.out.join("answers.jsonl"), answers)
+        write_lines(&context.out.join(FILE), answers)
     }
+}
+
+/// Reads the rows of an answers artifact.
+///
+/// # Errors
+/// The file cannot be read, or a line does not fit.
+pub fn read_answers(folder: &std::path::Path) -> Result<Vec<Answer>, Failure> {
+    read_lines(&folder.join(FILE))
 }
 
 /// The model, with its adapter if there is one.

@@ -18,6 +18,7 @@ pub mod llama;
 pub mod load;
 pub mod metric;
 pub mod random;
+pub mod review;
 mod split;
 pub mod tensor_file;
 pub mod text;
