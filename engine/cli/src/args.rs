@@ -6,7 +6,7 @@ mod bench;
 mod diff;
 mod manifest;
 
-pub(crate) use answers::Answers;
+pub(crate) use answers::{Answers, MetricChoice};
 pub(crate) use bench::{
     Bench, BenchCheckpointing, BenchGenerate, BenchLoad, BenchMethod, BenchOptions, BenchStates, BenchTokenize,
     BenchTrain,
@@ -120,6 +120,9 @@ pub(crate) struct Score {
     /// The predictions, a JSON object `{"uid": [answer, scale], ...}`.
     #[arg(long, value_name = "FILE")]
     pub(crate) predictions: PathBuf,
+    /// How they are scored; the lenient metric reads them as the sentence that models are asked for.
+    #[arg(long, value_enum, value_name = "METRIC", default_value_t = MetricChoice::Official)]
+    pub(crate) metric: MetricChoice,
     /// Write JSON at full precision.
     #[arg(long)]
     pub(crate) json: bool,

@@ -29,8 +29,8 @@ pub(crate) struct Answers {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["diff", "model"], add = ArgValueCompleter::new(stage_names))]
     pub(crate) only: Vec<String>,
     /// How answers to TAT-QA are scored.
-    #[arg(long, value_enum, value_name = "METRIC", default_value_t = AnswersMetric::Official)]
-    pub(crate) metric: AnswersMetric,
+    #[arg(long, value_enum, value_name = "METRIC", default_value_t = MetricChoice::Official)]
+    pub(crate) metric: MetricChoice,
     /// Without a manifest: the model that answers, a Hugging Face folder or a GGUF file.
     #[arg(long, value_name = "MODEL", requires = "data")]
     pub(crate) model: Option<PathBuf>,
@@ -64,14 +64,14 @@ pub(crate) struct Answers {
 
 /// How answers are scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum AnswersMetric {
+pub(crate) enum MetricChoice {
     /// The data set's own evaluator.
     Official,
     /// TAT-LLM's lenient evaluation of the whole text.
     TatLlm,
 }
 
-impl AnswersMetric {
+impl MetricChoice {
     /// As the stages call it.
     pub(crate) fn metric(self) -> Metric {
         match self {

@@ -74,6 +74,12 @@ fn pages(args: &Answers, gather: &Gather<'_>, chosen: &[Model], look: &Look) -> 
         output::say(&format!("warning: {} answers other data; look at it with --only", model.name));
     }
     let answered = gather.answers(&same, &sids.iter().copied().collect())?;
+    let nothing = answered.iter().all(|answered| answered.rows.is_empty());
+    if let Some(why) = answered.iter().find_map(|answered| answered.lacking.as_ref()).filter(|_| nothing) {
+        return Err(Failure::user(format!("no model can answer yet: {why}"))
+            .hint("what has to be trained first is not trained here; run it, then ask again")
+            .into());
+    }
     let metric = args.metric.metric();
     if args.json {
         let questions: Vec<Value> =
