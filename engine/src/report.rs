@@ -222,8 +222,10 @@ fn result_rows(
         let line: Vec<StageId> = std::iter::once(*from).chain(pipeline.ancestors(*from)).collect();
         Some(ResultRow { label: port.clone(), ..result_row(pipeline, known, axes, columns, id, &line, &own) })
     };
-    let inputs = node.inputs.iter().filter(|_| !node.kind.is_foreign());
-    let several: Vec<ResultRow> = inputs.filter_map(of_input).collect();
+    let mut inputs: Vec<&(String, StageId)> = node.inputs.iter().filter(|_| !node.kind.is_foreign()).collect();
+    // In the order of the manifest.
+    inputs.sort_by_key(|(_, from)| *from);
+    let several: Vec<ResultRow> = inputs.into_iter().filter_map(of_input).collect();
     if !several.is_empty() {
         return several;
     }

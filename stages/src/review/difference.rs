@@ -24,6 +24,15 @@ pub struct Pair {
     pub second: String,
 }
 
+/// An answer without the sentence around it; as it is where it has another form, and whether it has.
+#[must_use]
+pub fn essence(form: ResponseForm, text: &str) -> (String, bool) {
+    match form.parse_answer(text) {
+        Some((items, scale)) => (format!("{} {scale}", items.join(" # ")).trim().to_owned(), true),
+        None => (text.to_owned(), false),
+    }
+}
+
 /// Two models on the samples that both answered.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {

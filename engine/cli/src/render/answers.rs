@@ -8,6 +8,7 @@ mod tests;
 use super::text::{clean, pad, terminal_width, wrap};
 use crate::args::Color;
 use crate::output;
+use anneal_stages::data::token_set::Split;
 use anneal_stages::infer::Answer;
 use anneal_stages::metric::Mark;
 use anneal_stages::review::Page;
@@ -92,7 +93,9 @@ fn heading(sample: &Page, split: &str, look: &Look) -> String {
         other => format!("from the {other}"),
     });
     let what: Vec<String> = kind.into_iter().chain(from).collect();
-    let mut parts = vec![format!("sid {}", sample.sid), format!("uid {}", clean(&sample.uid)), split.to_owned()];
+    let mut parts = vec![format!("sid {}", sample.sid), format!("uid {}", clean(&sample.uid))];
+    // Nearly always it is the split to be measured on.
+    parts.extend((split != Split::Eval.name()).then(|| format!("split {split}")));
     parts.extend((!what.is_empty()).then(|| what.join(", ")));
     let lines: Vec<String> = wrap(&parts.join(" · "), look.width).iter().map(|line| look.bold(line)).collect();
     format!("{}\n{}\n", lines.join("\n"), "─".repeat(look.width))
@@ -152,24 +155,27 @@ struct Block {
     /// What is odd about it.
     remarks: Vec<String>,
     text: String,
+    /// What explains it.
+    footnote: Option<String>,
 }
 
 impl Block {
     fn reference(sample: &Page) -> Self {
         let derivation = sample.derivation.trim();
-        let remarks = (!derivation.is_empty()).then(|| format!("computed as {}", clean(derivation)));
+        let footnote = (!derivation.is_empty()).then(|| format!("computed as {}", clean(derivation)));
         let text = clean(sample.sample_answer.trim());
-        Self { name: "sample answer".to_owned(), marks: None, remarks: remarks.into_iter().collect(), text }
+        Self { name: "sample answer".to_owned(), marks: None, remarks: Vec::new(), text, footnote }
     }
 
     fn of(said: &Said<'_>) -> Self {
         let name = clean(said.model);
         let Some((answer, mark)) = &said.answer else {
             let why = said.lacking.unwrap_or("it was not asked");
-            return Self { name, marks: None, remarks: vec![format!("no answer: {}", clean(why))], text: String::new() };
+            let remarks = vec![format!("no answer: {}", clean(why))];
+            return Self { name, marks: None, remarks, text: String::new(), footnote: None };
         };
-        let scale = mark.scale.map(|scale| format!("  scale {scale:.0}")).unwrap_or_default();
-        let marks = format!("EM {:.0}  F1 {:.2}{scale}", mark.em, mark.f1);
+        let scale = mark.scale.map(|scale| format!(" · scale {scale:.0}")).unwrap_or_default();
+        let marks = format!("EM {:.0} · F1 {:.2}{scale}", mark.em, mark.f1);
         let mut remarks = Vec::new();
         if mark.formed == Some(false) {
             remarks.push("not in the asked form".to_owned());
@@ -181,7 +187,7 @@ impl Block {
             empty if empty.is_empty() => "(nothing)".to_owned(),
             text => text,
         };
-        Self { name, marks: Some((mark.em > 0.5, marks)), remarks, text }
+        Self { name, marks: Some((mark.em > 0.5, marks)), remarks, text, footnote: None }
     }
 
     /// Its lines below its name, each with how it is dressed.
@@ -197,6 +203,7 @@ impl Block {
         if !self.text.is_empty() {
             lines.extend(wrapped(Dress::Plain, &self.text));
         }
+        self.footnote.iter().for_each(|note| lines.extend(wrapped(Dress::Dim, note)));
         lines
     }
 }
@@ -248,8 +255,9 @@ fn row(cells: impl Iterator<Item = String>) -> String {
 /// The blocks below one another.
 fn stacked(blocks: &[Block], look: &Look) -> String {
     let mut text = String::new();
-    for block in blocks {
-        text += &format!("{}\n", look.bold(&block.name));
+    for (at, block) in blocks.iter().enumerate() {
+        let apart = if at > 0 { "\n" } else { "" };
+        text += &format!("{apart}{}\n", look.bold(&block.name));
         for (dress, line) in block.lines(look.width.saturating_sub(2)) {
             text += format!("  {}", dress.put_on(&line, look)).trim_end();
             text.push('\n');

@@ -3,18 +3,24 @@
 //! Unaware of where answers come from.
 use super::answers::Look;
 use super::text::{clean, cut, pad};
+use anneal_stages::data::prompt::ResponseForm;
 use anneal_stages::evaluate::p_text;
 use anneal_stages::metric::Metric;
-use anneal_stages::review::{Difference, Pair};
+use anneal_stages::review::{Difference, Pair, essence};
 
-/// The whole as text.
-pub(crate) fn text(found: &Difference, metric: Metric, tat_qa: bool, look: &Look) -> String {
+/// The longest name of a model.
+const LABEL: usize = 24;
+/// Behind an answer that would be right in the asked form, or not.
+const ODD: &str = "  (not in the asked form)";
+
+/// The whole as text; `form`: the one that was asked for, none of free text.
+pub(crate) fn text(found: &Difference, metric: Metric, form: Option<ResponseForm>, look: &Look) -> String {
     let comparison = &found.comparison;
     let (first, second) = (clean(&comparison.first), clean(&comparison.second));
-    let by = match (tat_qa, metric) {
-        (true, Metric::Official) => "exact match by the official TAT-QA metric",
-        (true, Metric::TatLlm) => "exact match by TAT-LLM's lenient metric",
-        (false, _) => "exact match of words",
+    let by = match (form, metric) {
+        (Some(_), Metric::Official) => "exact match by the official TAT-QA metric",
+        (Some(_), Metric::TatLlm) => "exact match by TAT-LLM's lenient metric",
+        (None, _) => "exact match of words",
     };
     let mut text = look.bold(&format!("{second} against {first}"));
     text += &format!(", {} questions, {by}\n\n", comparison.questions);
@@ -34,22 +40,71 @@ pub(crate) fn text(found: &Difference, metric: Metric, tat_qa: bool, look: &Look
     for (title, samples) in [("gained", &found.gained_samples), ("lost", &found.lost_samples)] {
         if !samples.is_empty() {
             text += &format!("\n{}\n", look.bold(&format!("{title} ({})", samples.len())));
-            samples.iter().for_each(|pair| text += &row(pair, &first, &second, look));
+            samples.iter().for_each(|pair| text += &row(pair, (&first, &second), form, look));
         }
     }
     text
 }
 
-/// A sample in a line, and what was said below it in three columns.
-fn row(pair: &Pair, first: &str, second: &str, look: &Look) -> String {
+/// A sample in a line, and what was said below it.
+fn row(pair: &Pair, (first, second): (&str, &str), form: Option<ResponseForm>, look: &Look) -> String {
     let head = format!("sid {} · uid {} · {}", pair.sid, clean(&pair.uid), clean(&pair.question));
     let mut text = format!("\n{}\n", cut(&head, look.width));
     let names = ["sample answer", first, second];
-    let label = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(24);
+    let label = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(LABEL);
     for (name, said) in names.into_iter().zip([&pair.sample_answer, &pair.first, &pair.second]) {
-        let said = cut(&clean(said), look.width.saturating_sub(label + 4));
-        text += format!("  {}  {said}", pad(&cut(name, label), label)).trim_end();
+        let (said, remark) = match form.map(|form| essence(form, said)) {
+            Some((said, true)) => (said, ""),
+            Some((said, false)) => (said, ODD),
+            None => (said.clone(), ""),
+        };
+        let room = look.width.saturating_sub(label + 4 + remark.chars().count());
+        text += format!("  {}  {}{remark}", pad(&cut(name, label), label), cut(&clean(&said), room)).trim_end();
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anneal_stages::evaluate::{Change, Comparison};
+    use anneal_stages::metric::statistics::Interval;
+
+    #[test]
+    fn counts_come_first_and_then_the_samples() {
+        let sentence = |answer: &str, scale: &str| ResponseForm::TatQa.render_answer(&[answer.to_owned()], scale);
+        let pair = |sid: u64, first: String, second: String| Pair {
+            sid,
+            uid: format!("3ffd9053-a45d-491c-957a-1b2fa0af{sid:04}"),
+            question: "What was the change in the amount for Appliances in 2019 from 2018?".to_owned(),
+            sample_answer: sentence("-94", "million"),
+            first,
+            second,
+        };
+        let change = Change { difference: 1.25, interval: Some(Interval { low: -0.5, high: 3.0 }) };
+        let found = Difference {
+            comparison: Comparison {
+                first: "base".to_owned(),
+                second: "LoRA".to_owned(),
+                questions: 1668,
+                em: change,
+                f1: Change { difference: -2.0, interval: None },
+                gained: 2,
+                lost: 1,
+                mcnemar_p: 1.0,
+            },
+            both_right: 65,
+            neither: 1600,
+            unpaired: 3,
+            gained_samples: vec![
+                pair(7, "-94 million".to_owned(), sentence("-94", "million")),
+                pair(100, "It fell by 94.\nThat is ".to_owned() + &"much ".repeat(40), sentence("-94", "million")),
+            ],
+            lost_samples: vec![pair(900, sentence("-94", "million"), sentence("94", ""))],
+        };
+        let text = text(&found, Metric::Official, Some(ResponseForm::TatQa), &Look { width: 80, color: false });
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        insta::assert_snapshot!(text);
+    }
 }

@@ -167,7 +167,7 @@ impl Gather<'_> {
         let ancestors = self.pipeline.ancestors(model.id);
         let absent = ancestors.iter().rev().find(|id| costly(id) && !there(id))?;
         let (stage, manifest) = (&self.pipeline.node(*absent).name, self.pipeline.manifest.display());
-        Some(format!("stage `{stage}` has no result yet: `anneal run {manifest} --only {}`", self.pipeline.base(model.id)))
+        Some(format!("stage `{stage}` has no result yet; `anneal run {manifest} --only {}` makes it", self.pipeline.base(model.id)))
     }
 
     /// Runs stages and what they need.

@@ -151,7 +151,7 @@ fn difference(args: &Answers, gather: &Gather<'_>, all: &[Model], look: &Look) -
         value["metric"] = json!(metric.name());
         output::print_json(&value)?;
     } else {
-        output::print(&gains::text(&found, metric, samples.is_tat_qa(), look))?;
+        output::print(&gains::text(&found, metric, samples.is_tat_qa().then_some(first.form), look))?;
     }
     Ok(Exit::Ok)
 }

@@ -53,8 +53,9 @@ pub(super) fn pipeline(args: &Answers, model: &Path, data: &Path, context: &Cont
 /// What to call the model: its folder or file, and that of the adapter.
 pub(super) fn name(model: &Path, adapter: Option<&Path>) -> String {
     let last = |path: &Path| {
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        // `.` has no name of its own.
+        let whole = path.file_name().is_none().then(|| path.canonicalize().ok()).flatten();
+        whole.as_deref().unwrap_or(path).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     };
     match adapter {
         Some(adapter) => format!("{} + {}", last(model), last(adapter)),
