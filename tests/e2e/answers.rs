@@ -63,10 +63,10 @@ fn what_was_answered_is_found_and_the_rest_is_answered_once() {
     let asked_now = asked(&project, &["tiny.toml", "--sid", "1", "--uid", "yard-q3"]);
     assert_eq!(runs(&project), before + 1);
     let events = newest_events(&project);
-    let started: Vec<&str> = events.iter().filter(|e| e["event"]["kind"] == "stage-started").map(|e| e["stage"].as_str().unwrap()).collect();
-    let mut sorted = started.clone();
-    sorted.sort_unstable();
-    assert_eq!(sorted, ["answers", "base_answers"], "{events:?}");
+    let begun = events.iter().filter(|event| event["event"]["type"] == "stage-started");
+    let mut begun: Vec<&str> = begun.map(|event| event["stage"].as_str().unwrap()).collect();
+    begun.sort_unstable();
+    assert_eq!(begun, ["answers", "base_answers"], "{events:?}");
     // The manifest's own results are still what their names lead to, and still all there.
     assert_eq!(project.artifact("tiny", "answers"), own);
     assert_eq!(project.run(&["tiny.toml"]).0, 0);
@@ -93,9 +93,10 @@ fn newest_events(project: &Project) -> Vec<Value> {
 #[test]
 fn without_a_run_what_needs_no_training_is_answered_and_the_rest_is_told() {
     let project = project();
-    let outcome = seen(&project, "100", &["tiny.toml", "--sid", "3"]);
+    let outcome = seen(&project, "80", &["tiny.toml", "--sid", "3"]);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    assert!(outcome.stdout.contains("no answer: stage `lora` has no result yet"), "{}", outcome.stdout);
+    let said = outcome.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("no answer: stage `lora` has no result yet"), "{said}");
     assert!(!project.path("outputs/latest/tiny/lora").exists());
     let alone = project.anneal(&["answers", "tiny.toml", "--sid", "3", "--only", "lora"]);
     assert_eq!(alone.code, Some(3), "{alone:?}");
@@ -125,7 +126,6 @@ fn pages_and_differences_as_people_see_them() {
 
 #[test]
 fn gains_and_losses_are_listed_in_the_order_of_the_file() {
-    // The base of the quickstart answers in plain words; what it says is known to be right by the lenient metric at times.
     let project = project();
     project.run(&["tiny.toml", "--set", "answers.sids=[]", "--set", "base_answers.sids=[]"]);
     let value = asked(&project, &["tiny.toml", "--set", "answers.sids=[]", "--set", "base_answers.sids=[]", "--diff", "base,lora", "--metric", "tat-llm"]);
@@ -133,7 +133,7 @@ fn gains_and_losses_are_listed_in_the_order_of_the_file() {
     let listed = |key: &str| value[key].as_array().unwrap().len();
     assert_eq!((count("gained"), count("lost")), (listed("gained_samples"), listed("lost_samples")));
     assert_eq!(count("gained") + count("lost") + count("both_right") + count("neither"), count("questions"));
-    assert_eq!(count("questions"), 12.min(count("questions")));
+    assert_eq!(count("questions"), 5, "all of the file");
 }
 
 #[test]
@@ -222,23 +222,26 @@ fn a_model_without_a_manifest_tells_what_does_not_fit() {
     let base = project.copy_artifact("base", "base");
     project.copy_artifact("lora", "adapter");
     let mut cases = Cases::default();
-    let mut told = |name: &str| {
-        let args = ["answers", "--model", "base", "--adapter", "adapter", "--data", "eval.json", "--sid", "1"];
+    project.run(&["tiny.toml", "--only", "base", "--set", "base.init.hidden_size=64"]);
+    project.copy_artifact("base", "wide");
+    let mut told = |name: &str, model: &str| {
+        let args = ["answers", "--model", model, "--adapter", "adapter", "--data", "eval.json", "--sid", "1"];
         let outcome = project.anneal(&args);
         assert!(!outcome.stderr.contains("panicked") && outcome.code == Some(3), "{outcome:?}");
         cases.add(name, outcome.told());
     };
+    told("an adapter of another base", "wide");
     let config = std::fs::read_to_string(base.join("config.json")).unwrap();
     let short = config.replace("\"max_position_embeddings\": 1024", "\"max_position_embeddings\": 64");
     assert_ne!(short, config);
     std::fs::write(base.join("config.json"), short).unwrap();
-    told("a window shorter than the prompts");
+    told("a window shorter than the prompts", "base");
     std::fs::write(base.join("config.json"), &config).unwrap();
     let adapter = project.path("adapter/adapter_config.json");
     let text = std::fs::read_to_string(&adapter).unwrap().replace("\"r\": 4", "\"r\": 8");
     std::fs::write(&adapter, text).unwrap();
-    told("an adapter of another shape");
+    told("an adapter whose two files do not fit each other", "base");
     std::fs::remove_file(Path::new(&base).join("tokenizer.json")).unwrap();
-    told("no tokenizer");
+    told("no tokenizer", "base");
     insta::assert_snapshot!(cases);
 }

@@ -73,7 +73,7 @@ fn a_base_an_adapter_and_a_fine_tuned_folder_are_compared() {
     ];
     sets.extend(["base", "lora", "fft"].map(|name| format!("{name}_answers.max_new_tokens=8")));
     let (report, scores) = compared(&project, "compare-base-lora-fft.toml", &sets);
-    assert_eq!(labels(&report), ["base", "fft", "lora"]);
+    assert_eq!(labels(&report), ["base", "lora", "fft"], "in the order of the manifest");
     assert_eq!(scores["comparisons"].as_array().unwrap().len(), 3);
     // What training measured on the eval split is what this measures of the adapter that training left.
     let trained = project.anneal(&["report", "tiny.toml", "--json"]);
@@ -89,7 +89,10 @@ fn a_base_an_adapter_and_a_fine_tuned_folder_are_compared() {
     let questions = scores["models"]["base"]["questions"].as_u64().unwrap() as usize;
     assert_eq!(rows.len(), 3 * questions);
     assert!(rows.iter().all(|row| row["cut_off"].is_boolean() && row["formed"] == false));
-    let answers = project.anneal(&["answers", &manifest("compare-base-lora-fft.toml"), "--outputs", "out", "--sid", "0", "--json", "--set", &sets[0], "--set", &sets[1], "--set", &sets[2], "--set", &sets[3], "--set", &sets[4], "--set", &sets[5], "--set", &sets[6], "--set", &sets[7]]);
+    let path = manifest("compare-base-lora-fft.toml");
+    let mut args = vec!["answers", path.as_str(), "--outputs", "out", "--sid", "0", "--json"];
+    args.extend(sets.iter().flat_map(|set| ["--set", set.as_str()]));
+    let answers = project.anneal(&args);
     let answers: Value = serde_json::from_str(&answers.stdout).unwrap();
     assert_eq!(answers["samples"][0]["answers"].as_array().unwrap().len(), 3);
 }

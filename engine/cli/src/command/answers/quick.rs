@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// What the stages, and the experiment, are called.
 const NAME: &str = "answers";
+/// `max_length` of stage kind `tokenize` unless it is set.
+const LONGEST: u64 = 4096;
 
 /// The pipeline that loads the model and its adapter, prepares the file's samples and answers them.
 ///
@@ -26,6 +28,9 @@ pub(super) fn pipeline(args: &Answers, model: &Path, data: &Path, context: &Cont
         Ok(false) => "instruct",
         Err(error) => return Err(Failure::user(error.to_string()).into()),
     };
+    for path in [Some(model), args.adapter.as_deref()].into_iter().flatten().filter(|path| !path.exists()) {
+        return Err(Failure::user(format!("{}: there is no such file or folder", path.display())).into());
+    }
     let numerics = numerics(args.device.unwrap_or(Device::Cpu), context)?;
     let quoted = |path: &Path| toml::Value::String(cwd.join(path).display().to_string()).to_string();
     let adapter = match &args.adapter {
@@ -33,12 +38,16 @@ pub(super) fn pipeline(args: &Answers, model: &Path, data: &Path, context: &Cont
         None => String::new(),
     };
     let with = if args.adapter.is_some() { ", adapter = \"adapter\"" } else { "" };
+    // The default would only draw a warning.
+    let shortened = window(model).filter(|window| *window < LONGEST).map_or(String::new(), |window| {
+        format!("max_length = {window}\n")
+    });
     let text = format!(
         "[experiment]\nname = \"{NAME}\"\nnumerics = \"{numerics}\"\n\n\
          [stages.model]\nkind = \"load\"\nmodel = {}\n\n\
          {adapter}\
          [stages.data]\nkind = \"load\"\ndataset = {{ format = \"{format}\", eval = {} }}\n\n\
-         [stages.tokens]\nkind = \"tokenize\"\ninputs = {{ model = \"model\", dataset = \"data\" }}\n\n\
+         [stages.tokens]\nkind = \"tokenize\"\ninputs = {{ model = \"model\", dataset = \"data\" }}\n{shortened}\n\
          [stages.{NAME}]\nkind = \"infer\"\ninputs = {{ model = \"model\"{with}, tokens = \"tokens\" }}\n\
          max_new_tokens = {}\n",
         quoted(model),
@@ -48,6 +57,12 @@ pub(super) fn pipeline(args: &Answers, model: &Path, data: &Path, context: &Cont
     let root = project_root(&cwd.join("manifest"));
     let options = LoadOptions { cwd, ..LoadOptions::default() };
     Ok(parse(&context.registry, text, &PathBuf::from("(no manifest)"), &root, &options)?)
+}
+
+/// The longest sequence of a model's folder.
+fn window(model: &Path) -> Option<u64> {
+    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(model.join("config.json")).ok()?).ok()?;
+    config.get("max_position_embeddings")?.as_u64()
 }
 
 /// What to call the model: its folder or file, and that of the adapter.
