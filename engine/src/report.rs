@@ -252,9 +252,9 @@ fn result_row(
     let (node, stands) = (pipeline.node(id), &known[id.index()]);
     let record = |id: &StageId| known[id.index()].record.as_ref();
     let measured = |line: &[StageId], name: &str| {
-        own.get(name).copied().or_else(|| {
-            line.iter().filter_map(record).find_map(|record| record.metrics.get(name).copied())
-        })
+        own.get(name)
+            .copied()
+            .or_else(|| line.iter().filter_map(record).find_map(|record| record.metrics.get(name).copied()))
     };
     // The nearest stage that trains, whether or not it is done: a column of training is never filled from further up.
     let trainer = line.iter().position(|id| columns::trains(pipeline.node(*id), record(id)));

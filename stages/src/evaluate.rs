@@ -102,9 +102,7 @@ impl Stage for Evaluate {
         let gold = Gold::of(&rows);
         let models = context.inputs.iter().filter(|(port, _)| *port != "dataset");
         let marked = models
-            .map(|(name, input)| {
-                Marked::new(name, read_answers(&input.dir)?, &gold, &params)
-            })
+            .map(|(name, input)| Marked::new(name, read_answers(&input.dir)?, &gold, &params))
             .collect::<Result<Vec<Marked<'_>>, Failure>>()?;
         match marked.as_slice() {
             [one] if one.name == ONE => write_one(context, &params, one, pivoted),

@@ -3,6 +3,7 @@
 //! Prompt ids come from the tokens artifact, so they are those of training. A question's answer depends on its own prompt
 //! and the stage's parameters only: not on the other questions, their order, the number of threads or of answers that are
 //! decoded together, nor on what was shared. Unaware of scores.
+mod base;
 mod loss;
 mod params;
 mod select;
@@ -189,6 +190,9 @@ fn open<B: Backend>(
 ) -> Result<(Model<B>, Ledger<B>), Failure> {
     let dir = &context.require("model")?.dir;
     let adapter = context.input("adapter").map(|input| Adapter::read(&input.dir, config)).transpose()?;
+    if let Some(warning) = context.input("adapter").and_then(|input| base::other(&input.dir, config)) {
+        context.warn(warning);
+    }
     if params.merge_adapter && adapter.is_none() {
         context.warn("merge_adapter has no effect: no adapter is connected");
     }

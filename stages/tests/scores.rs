@@ -49,11 +49,7 @@ impl Outcome {
 }
 
 /// Scores models by name, each with (uid, answer, whether it came to an end).
-fn evaluate(
-    data: (&str, &str),
-    models: &[(&str, &[(&str, String, bool)])],
-    params: Value,
-) -> Result<Outcome, Failure> {
+fn evaluate(data: (&str, &str), models: &[(&str, &[(&str, String, bool)])], params: Value) -> Result<Outcome, Failure> {
     let folder = tempfile::tempdir().unwrap();
     let input = |name: &str, artifact: &str| {
         let dir = folder.path().join(name);
@@ -128,14 +124,27 @@ fn one_model_alone() {
     assert_eq!(scores["by_metric"]["official"]["em"], 50.0);
     // The sign of a number does not count, and 94 is right; "It was weak exports" is not the span.
     assert_eq!(scores["by_metric"]["tat-llm"]["em"], 75.0);
-    assert_eq!((scores["em_interval"]["low"].as_f64(), scores["em_interval"]["high"].as_f64()), (Some(0.0), Some(100.0)));
+    assert_eq!(
+        (scores["em_interval"]["low"].as_f64(), scores["em_interval"]["high"].as_f64()),
+        (Some(0.0), Some(100.0))
+    );
     assert_eq!(scores["pivots"].as_array().unwrap().len(), 4);
     // In the order of the data set, whatever the order of the answers.
     let rows = outcome.rows();
     assert_eq!(rows.iter().map(|row| row["uid"].as_str().unwrap()).collect::<String>(), "abcd");
-    assert_eq!(rows[1], json!({"sid": 2, "uid": "b", "em": 0.0, "f1": 0.0, "scale": 0.0, "formed": false, "cut_off": true}));
-    assert!(outcome.notes.iter().any(|note| note == "1 of 4 answers do not have the asked form"), "{:?}", outcome.notes);
-    assert_eq!((outcome.metrics["em"], outcome.metrics["format_failures"], outcome.metrics["formed"]), (50.0, 1.0, 75.0));
+    assert_eq!(
+        rows[1],
+        json!({"sid": 2, "uid": "b", "em": 0.0, "f1": 0.0, "scale": 0.0, "formed": false, "cut_off": true})
+    );
+    assert!(
+        outcome.notes.iter().any(|note| note == "1 of 4 answers do not have the asked form"),
+        "{:?}",
+        outcome.notes
+    );
+    assert_eq!(
+        (outcome.metrics["em"], outcome.metrics["format_failures"], outcome.metrics["formed"]),
+        (50.0, 1.0, 75.0)
+    );
     // The predictions, read back, have the same scores.
     let contexts = anneal_stages::data::tatqa::parse(&questions().to_string(), Path::new("eval.json")).unwrap();
     let predictions = Predictions::read(&outcome.out.path().join("predictions.json")).unwrap();
@@ -156,16 +165,28 @@ fn several_models_are_compared_on_what_all_of_them_answered() {
     ];
     let outcome = tat_qa(&[("base", &first()), ("lora", &second)], json!({})).unwrap();
     let scores = outcome.json("scores.json");
-    assert_eq!((&scores["models"]["base"]["questions"], &scores["models"]["lora"]["questions"]), (&json!(4), &json!(3)));
+    assert_eq!(
+        (&scores["models"]["base"]["questions"], &scores["models"]["lora"]["questions"]),
+        (&json!(4), &json!(3))
+    );
     let comparison = &scores["comparisons"][0];
-    for (key, value) in [("first", json!("base")), ("second", json!("lora")), ("questions", json!(3)), ("gained", json!(2)), ("lost", json!(1)), ("mcnemar_p", json!(1.0))] {
+    for (key, value) in [
+        ("first", json!("base")),
+        ("second", json!("lora")),
+        ("questions", json!(3)),
+        ("gained", json!(2)),
+        ("lost", json!(1)),
+        ("mcnemar_p", json!(1.0)),
+    ] {
         assert_eq!(comparison[key], value, "{key}");
     }
     assert!((comparison["em"]["difference"].as_f64().unwrap() - 100.0 / 3.0).abs() < 1e-9);
     let interval = &comparison["em"]["interval"];
     assert_eq!((interval["low"].as_f64(), interval["high"].as_f64()), (Some(-100.0), Some(100.0)));
     assert!(outcome.notes.iter().any(|note| note.contains("compared on the 3 questions that all of them answered")));
-    assert!(outcome.notes.iter().any(|note| note.starts_with("base -> lora: EM +33.33 (95 % interval -100.00 to +100.00)")));
+    assert!(
+        outcome.notes.iter().any(|note| note.starts_with("base -> lora: EM +33.33 (95 % interval -100.00 to +100.00)"))
+    );
     let rows = outcome.rows();
     assert_eq!((rows.len(), &rows[0]["model"], &rows[6]["model"]), (7, &json!("base"), &json!("lora")));
     assert_eq!((outcome.metrics["base/em"], outcome.metrics["lora/f1"]), (50.0, 200.0 / 3.0));
@@ -179,7 +200,8 @@ fn several_models_are_compared_on_what_all_of_them_answered() {
 fn free_text_and_prepared_samples() {
     let rows = [json!({"uid": "x", "instruction": "Say a cat.", "output": "A cat sat"})];
     let lines = rows.iter().map(|row| format!("{row}\n")).collect::<String>();
-    let outcome = evaluate(("eval.jsonl", &lines), &[("answers", &[("x", "the cat ran".to_owned(), true)])], json!({})).unwrap();
+    let outcome =
+        evaluate(("eval.jsonl", &lines), &[("answers", &[("x", "the cat ran".to_owned(), true)])], json!({})).unwrap();
     let scores = outcome.json("scores.json");
     assert_eq!((&scores["em"], &scores["f1"]), (&json!(0.0), &json!(50.0)));
     for absent in ["metric", "scale", "format_failures", "by_metric", "pivots"] {
@@ -188,8 +210,12 @@ fn free_text_and_prepared_samples() {
     assert_eq!(outcome.json("predictions.json"), json!({"x": "the cat ran"}));
 
     let sample = |id: &str, resp: String| json!({"id": id, "user_prompt": format!("Answer {id}."), "resp": resp});
-    let list = json!([sample("a", says("60", "percent")), sample("b", says("weak exports", "none")),
-        sample("c", says("-94", "million")), sample("d", says("4", "none"))]);
+    let list = json!([
+        sample("a", says("60", "percent")),
+        sample("b", says("weak exports", "none")),
+        sample("c", says("-94", "million")),
+        sample("d", says("4", "none"))
+    ]);
     let prepared = evaluate(("eval.jsonl", &list.to_string()), &[("answers", &first())], json!({})).unwrap();
     let scores = prepared.json("scores.json");
     let own = tat_qa(&[("answers", &first())], json!({})).unwrap().json("scores.json");

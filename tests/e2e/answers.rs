@@ -79,12 +79,14 @@ fn what_was_answered_is_found_and_the_rest_is_answered_once() {
     // What is answered for looking at is what a run answers.
     project.run(&["tiny.toml", "--only", "answers", "--set", "answers.sids=[]"]);
     let text = std::fs::read_to_string(project.artifact("tiny", "answers").join("answers.jsonl")).unwrap();
-    let row = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(|row| row["sid"] == 1).unwrap();
+    let row =
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(|row| row["sid"] == 1).unwrap();
     assert_eq!(asked_now["samples"][0]["answers"][0]["answer"], row["answer"]);
 }
 
 fn newest_events(project: &Project) -> Vec<Value> {
-    let mut folders: Vec<_> = std::fs::read_dir(project.path("outputs/runs")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut folders: Vec<_> =
+        std::fs::read_dir(project.path("outputs/runs")).unwrap().map(|e| e.unwrap().path()).collect();
     folders.sort();
     let text = std::fs::read_to_string(folders.last().unwrap().join("events.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -111,7 +113,11 @@ fn pages_and_differences_as_people_see_them() {
     for width in ["110", "60"] {
         let outcome = seen(&project, width, &["tiny.toml", "--sid", "4"]);
         assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:?}");
-        assert!(outcome.stdout.lines().all(|line| line.chars().count() <= width.parse().unwrap()), "{}", outcome.stdout);
+        assert!(
+            outcome.stdout.lines().all(|line| line.chars().count() <= width.parse().unwrap()),
+            "{}",
+            outcome.stdout
+        );
         // What an untrained model says differs between processors; the sample is the same everywhere.
         let sample: String = outcome.stdout.split("Answers").next().unwrap().to_owned();
         cases.add(&format!("{width} columns"), sample);
@@ -128,7 +134,20 @@ fn pages_and_differences_as_people_see_them() {
 fn gains_and_losses_are_listed_in_the_order_of_the_file() {
     let project = project();
     project.run(&["tiny.toml", "--set", "answers.sids=[]", "--set", "base_answers.sids=[]"]);
-    let value = asked(&project, &["tiny.toml", "--set", "answers.sids=[]", "--set", "base_answers.sids=[]", "--diff", "base,lora", "--metric", "tat-llm"]);
+    let value = asked(
+        &project,
+        &[
+            "tiny.toml",
+            "--set",
+            "answers.sids=[]",
+            "--set",
+            "base_answers.sids=[]",
+            "--diff",
+            "base,lora",
+            "--metric",
+            "tat-llm",
+        ],
+    );
     let count = |key: &str| value[key].as_u64().unwrap() as usize;
     let listed = |key: &str| value[key].as_array().unwrap().len();
     assert_eq!((count("gained"), count("lost")), (listed("gained_samples"), listed("lost_samples")));
@@ -157,7 +176,10 @@ fn what_cannot_be_shown_says_why() {
     add("a model with itself", &["tiny.toml", "--diff", "base,base_answers"]);
     add("an unknown model", &["tiny.toml", "--diff", "base,lara"]);
     add("sids twice in a manifest", &["tiny.toml", "--set", "answers.sids=[1, 1]", "--sid", "1"]);
-    project.write("none.toml", "[experiment]\nname = \"n\"\n[stages.d]\nkind = \"load\"\ndataset = { eval = \"eval.json\" }\n");
+    project.write(
+        "none.toml",
+        "[experiment]\nname = \"n\"\n[stages.d]\nkind = \"load\"\ndataset = { eval = \"eval.json\" }\n",
+    );
     add("no stage that answers", &["none.toml", "--sid", "1"]);
     project.write("data.txt", "hello");
     add("data of no known format", &["--model", "base", "--data", "data.txt", "--sid", "1"]);

@@ -79,7 +79,8 @@ fn a_base_an_adapter_and_a_fine_tuned_folder_are_compared() {
     let trained = project.anneal(&["report", "tiny.toml", "--json"]);
     let trained: Value = serde_json::from_str(&trained.stdout).unwrap();
     let lora = trained["stages"].as_array().unwrap().iter().find(|stage| stage["name"] == "lora").unwrap();
-    let (before, now) = (lora["metrics"]["eval_loss"].as_f64().unwrap(), scores["models"]["lora"]["eval_loss"].as_f64().unwrap());
+    let (before, now) =
+        (lora["metrics"]["eval_loss"].as_f64().unwrap(), scores["models"]["lora"]["eval_loss"].as_f64().unwrap());
     assert!((before - now).abs() < 1e-5, "{before} {now}");
     let base = scores["models"]["base"]["eval_loss"].as_f64().unwrap();
     assert!(now < base, "training helped: {now} {base}");
@@ -116,10 +117,17 @@ fn predictions_round_trip_through_their_file() {
 #[test]
 fn inputs_of_evaluate_are_answers_and_there_is_one_at_least() {
     let project = Project::new();
-    project.edit(r#"inputs = { answers = "answers", dataset = "data" }"#, r#"inputs = { lora = "lora", dataset = "data" }"#);
+    project.edit(
+        r#"inputs = { answers = "answers", dataset = "data" }"#,
+        r#"inputs = { lora = "lora", dataset = "data" }"#,
+    );
     let wrong = project.anneal(&["plan", "tiny.toml"]);
     assert_eq!(wrong.code, Some(3), "{wrong:?}");
-    assert!(wrong.stderr.contains("input `lora` takes `answers`, but stage `lora` makes `adapter`"), "{}", wrong.stderr);
+    assert!(
+        wrong.stderr.contains("input `lora` takes `answers`, but stage `lora` makes `adapter`"),
+        "{}",
+        wrong.stderr
+    );
     project.edit(r#"inputs = { lora = "lora", dataset = "data" }"#, r#"inputs = { dataset = "data" }"#);
     let none = project.anneal(&["plan", "tiny.toml"]);
     assert_eq!(none.code, Some(3), "{none:?}");

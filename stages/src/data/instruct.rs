@@ -9,8 +9,8 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::chat::{Role, Turn};
 use super::error::{DataError, read_text};
@@ -276,7 +276,10 @@ mod tests {
         let lines = check(&format!("{first}\n{second}\n")).unwrap();
         let list = check(&format!(" [\n{first},\n{second}]\n")).unwrap();
         let uids = |rows: &[Conversation]| rows.iter().map(|row| row.uid.clone()).collect::<Vec<_>>();
-        assert_eq!((uids(&lines), uids(&list)), (vec!["a-1".into(), "line-2".into()], vec!["a-1".into(), "row-2".into()]));
+        assert_eq!(
+            (uids(&lines), uids(&list)),
+            (vec!["a-1".into(), "line-2".into()], vec!["a-1".into(), "row-2".into()])
+        );
         for rows in [lines, list] {
             assert_eq!((rows[0].last(), rows[1].last()), (("Say 3.\n", "3"), ("Say 4.", "4")));
         }

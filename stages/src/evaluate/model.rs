@@ -50,8 +50,11 @@ impl<'a> Marked<'a> {
         let places = by_uid(gold);
         let mut seen = HashSet::new();
         if let Some(twice) = answers.iter().find(|answer| !seen.insert(answer.uid.clone())) {
-            return Err(Failure::user(format!("{name}: question {} (sid {}) was answered twice", twice.uid, twice.sid))
-                .hint("name each sample once in the `sids` of the stage that answered"));
+            return Err(Failure::user(format!(
+                "{name}: question {} (sid {}) was answered twice",
+                twice.uid, twice.sid
+            ))
+            .hint("name each sample once in the `sids` of the stage that answered"));
         }
         let found = answers.iter().filter(|answer| places.contains_key(answer.uid.as_str())).count();
         if found < answers.len() {
@@ -216,7 +219,10 @@ impl ModelScores {
     pub(super) fn warnings(&self) -> Vec<String> {
         let questions = self.questions;
         let failures = self.format_failures.filter(|failures| *failures > 0);
-        failures.map(|failures| format!("{failures} of {questions} answers do not have the asked form")).into_iter().collect()
+        failures
+            .map(|failures| format!("{failures} of {questions} answers do not have the asked form"))
+            .into_iter()
+            .collect()
     }
 }
 

@@ -147,7 +147,11 @@ mod tests {
             };
             assert_eq!(scale_factor(s), factor, "scale {s:?}");
             for (scale, texts) in row["answer_str"].as_object().unwrap() {
-                assert_eq!(answer_text(&[s.to_owned()], scale, Edition::Official), texts[0].as_str().unwrap(), "{s:?} {scale}");
+                assert_eq!(
+                    answer_text(&[s.to_owned()], scale, Edition::Official),
+                    texts[0].as_str().unwrap(),
+                    "{s:?} {scale}"
+                );
             }
             calls += 1;
         }

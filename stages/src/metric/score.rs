@@ -132,7 +132,8 @@ pub fn score_one(question: &Question, prediction: &Prediction) -> QuestionScore 
     }
     let gold = answer_text(&gold_items(question), &question.scale, Edition::Official);
     let scale = prediction.scale.as_deref().unwrap_or("");
-    let readings = [Some(answer_text(&prediction.items, scale, Edition::Official)), unscaled_text(&prediction.items, scale)];
+    let readings =
+        [Some(answer_text(&prediction.items, scale, Edition::Official)), unscaled_text(&prediction.items, scale)];
     let (em, f1) = readings
         .iter()
         .flatten()

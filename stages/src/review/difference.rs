@@ -63,9 +63,8 @@ impl Difference {
     ) -> Option<Self> {
         let by_sid = |answers: &'_ [Answer]| answers.iter().map(|answer| (answer.sid, answer.clone())).collect();
         let (before, after): (BTreeMap<u64, Answer>, BTreeMap<u64, Answer>) = (by_sid(first.1), by_sid(second.1));
-        let mark = |answer: &Answer| {
-            samples.gold(answer.sid).map(|(uid, gold)| gold.mark(metric, form, uid, &answer.answer))
-        };
+        let mark =
+            |answer: &Answer| samples.gold(answer.sid).map(|(uid, gold)| gold.mark(metric, form, uid, &answer.answer));
         let (mut pairs, mut marks): (Vec<Pair>, [Vec<Mark>; 2]) = (Vec::new(), [Vec::new(), Vec::new()]);
         for (sid, a) in &before {
             let Some(b) = after.get(sid) else { continue };

@@ -184,9 +184,10 @@ fn of_row(sid: u64, row: &Conversation) -> Page {
         page.question = parts.question;
     }
     let earlier = row.pairs.len().saturating_sub(1);
-    let turns = row.pairs.iter().take(earlier).flat_map(|(user, assistant)| {
-        [("user".to_owned(), user.clone()), ("assistant".to_owned(), assistant.clone())]
-    });
+    let turns =
+        row.pairs.iter().take(earlier).flat_map(|(user, assistant)| {
+            [("user".to_owned(), user.clone()), ("assistant".to_owned(), assistant.clone())]
+        });
     page.paragraphs.splice(0..0, turns);
     page
 }

@@ -33,11 +33,7 @@ pub(super) fn run(args: &Score) -> Result<Exit, Error> {
 }
 
 /// The same predictions by TAT-LLM's metric, each as the sentence that says it.
-fn leniently<'a>(
-    questions: impl Iterator<Item = &'a Question>,
-    predictions: &Predictions,
-    official: Scores,
-) -> Scores {
+fn leniently<'a>(questions: impl Iterator<Item = &'a Question>, predictions: &Predictions, official: Scores) -> Scores {
     let rows = questions.map(|question| {
         let score = match predictions.get(&question.uid) {
             Some(Prediction { items, scale }) => {

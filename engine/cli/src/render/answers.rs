@@ -77,8 +77,7 @@ pub(crate) fn page(sample: &Page, split: &str, title: &str, said: &[Said<'_>], l
     }
     text += &format!("\n{}\n{}", look.bold("Question"), indented(&clean(sample.question.trim()), 1, look.width));
     text += &format!("\n{}\n\n", look.bold(title));
-    let blocks: Vec<Block> =
-        std::iter::once(Block::reference(sample)).chain(said.iter().map(Block::of)).collect();
+    let blocks: Vec<Block> = std::iter::once(Block::reference(sample)).chain(said.iter().map(Block::of)).collect();
     let column = (look.width + GAP.len()) / blocks.len() - GAP.len().min(look.width / blocks.len());
     text + &if column >= COLUMN { side_by_side(&blocks, column, look) } else { stacked(&blocks, look) }
 }
@@ -124,7 +123,8 @@ fn is_numeric(rows: &[Vec<String>], column: usize) -> bool {
     let said = |row: &Vec<String>| row.get(column).map(|cell| cell.trim().to_owned()).filter(|cell| !cell.is_empty());
     let cells: Vec<String> = rows.iter().skip(1).filter_map(said).collect();
     let number = |cell: &&String| {
-        !cell.chars().any(char::is_alphabetic) && (cell.chars().any(|c| c.is_ascii_digit()) || cell.contains(['-', '—', '–']))
+        !cell.chars().any(char::is_alphabetic)
+            && (cell.chars().any(|c| c.is_ascii_digit()) || cell.contains(['-', '—', '–']))
     };
     column > 0 && 2 * cells.iter().filter(number).count() > cells.len()
 }

@@ -89,8 +89,10 @@ impl Gather<'_> {
         let waiting = |answered: &[Answered]| -> Vec<StageId> {
             models.iter().zip(answered).filter(|(_, answered)| open(answered)).map(|(model, _)| model.id).collect()
         };
-        let needed: BTreeSet<StageId> =
-            waiting(&answered).iter().flat_map(|id| self.pipeline.node(*id).inputs.iter().map(|(_, from)| *from)).collect();
+        let needed: BTreeSet<StageId> = waiting(&answered)
+            .iter()
+            .flat_map(|id| self.pipeline.node(*id).inputs.iter().map(|(_, from)| *from))
+            .collect();
         if needed.is_empty() {
             return Ok(answered);
         }
@@ -167,7 +169,10 @@ impl Gather<'_> {
         let ancestors = self.pipeline.ancestors(model.id);
         let absent = ancestors.iter().rev().find(|id| costly(id) && !there(id))?;
         let (stage, manifest) = (&self.pipeline.node(*absent).name, self.pipeline.manifest.display());
-        Some(format!("stage `{stage}` has no result yet; `anneal run {manifest} --only {}` makes it", self.pipeline.base(model.id)))
+        Some(format!(
+            "stage `{stage}` has no result yet; `anneal run {manifest} --only {}` makes it",
+            self.pipeline.base(model.id)
+        ))
     }
 
     /// Runs stages and what they need.
@@ -182,7 +187,8 @@ impl Gather<'_> {
         } else {
             let progress = Progress::new(pipeline, std::io::stderr().is_terminal());
             // A failure is told at the end, as this command's own.
-            let shown = |event: &Stamped| !matches!(event.event, Event::StageFailed { .. } | Event::StageSkipped { .. });
+            let shown =
+                |event: &Stamped| !matches!(event.event, Event::StageFailed { .. } | Event::StageSkipped { .. });
             let summary = anneal_engine::run::run(pipeline, &options, &|event| {
                 if shown(event) {
                     progress.show(event);

@@ -84,9 +84,7 @@ fn pages(args: &Answers, gather: &Gather<'_>, chosen: &[Model], look: &Look) -> 
     if args.json {
         let questions: Vec<Value> =
             sids.iter().filter_map(|sid| as_json(*sid, &samples, &same, &answered, metric)).collect();
-        let model = |(model, answered): (&Model, &Answered)| {
-            json!({ "name": model.name, "stage": gather.pipeline.node(model.id).name, "lacking": answered.lacking })
-        };
+        let model = |(model, answered): (&Model, &Answered)| json!({ "name": model.name, "stage": gather.pipeline.node(model.id).name, "lacking": answered.lacking });
         let models: Vec<Value> = same.iter().zip(&answered).map(model).collect();
         output::print_json(&json!({ "metric": metric.name(), "models": models, "samples": questions }))?;
         return Ok(Exit::Ok);

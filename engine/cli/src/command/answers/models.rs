@@ -31,7 +31,9 @@ pub(super) fn all(pipeline: &Pipeline) -> Result<Vec<Model>, Error> {
     let mut models: Vec<Model> = pipeline.ids().filter_map(|id| model(pipeline, id)).collect();
     if models.is_empty() {
         let failure = Failure::user(format!("{}: no model of it answers questions", pipeline.manifest.display()));
-        return Err(failure.hint("a stage of kind `infer` is needed; `anneal stages infer` tells what it takes").into());
+        return Err(failure
+            .hint("a stage of kind `infer` is needed; `anneal stages infer` tells what it takes")
+            .into());
     }
     // Instances of a sweep share their label.
     let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();

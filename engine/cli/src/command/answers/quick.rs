@@ -39,9 +39,9 @@ pub(super) fn pipeline(args: &Answers, model: &Path, data: &Path, context: &Cont
     };
     let with = if args.adapter.is_some() { ", adapter = \"adapter\"" } else { "" };
     // The default would only draw a warning.
-    let shortened = window(model).filter(|window| *window < LONGEST).map_or(String::new(), |window| {
-        format!("max_length = {window}\n")
-    });
+    let shortened = window(model)
+        .filter(|window| *window < LONGEST)
+        .map_or(String::new(), |window| format!("max_length = {window}\n"));
     let text = format!(
         "[experiment]\nname = \"{NAME}\"\nnumerics = \"{numerics}\"\n\n\
          [stages.model]\nkind = \"load\"\nmodel = {}\n\n\
@@ -62,7 +62,7 @@ pub(super) fn pipeline(args: &Answers, model: &Path, data: &Path, context: &Cont
 /// The longest sequence of a model's folder.
 fn window(model: &Path) -> Option<u64> {
     let config: serde_json::Value = serde_json::from_slice(&std::fs::read(model.join("config.json")).ok()?).ok()?;
-    config.get("max_position_embeddings")?.as_u64()
+    config.get("max_position_embeddings")?.as_u64().map(|window| window.max(8))
 }
 
 /// What to call the model: its folder or file, and that of the adapter.

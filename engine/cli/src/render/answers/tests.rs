@@ -41,7 +41,8 @@ fn answer(text: &str, ended: bool) -> Answer {
 
 fn told(width: usize, color: bool) -> String {
     let long = "The change in the amount for Appliances was a decrease of $94 million,\nwhich is 5.3 %";
-    let (base, lora) = (answer(long, false), answer("The answer is: -94 #### and its corresponding scale is: million", true));
+    let (base, lora) =
+        (answer(long, false), answer("The answer is: -94 #### and its corresponding scale is: million", true));
     let mark = |em: f64, formed: bool| Mark { em, f1: em, scale: Some(em), formed: Some(formed), prediction: None };
     let said = [
         Said { model: "base", answer: Some((&base, mark(0.0, false))), lacking: None },
@@ -68,7 +69,10 @@ fn answers_stand_below_one_another_where_there_is_not() {
 #[test]
 fn colour_adds_nothing_but_colour_and_hostile_text_moves_no_cursor() {
     let colored = told(140, true);
-    let plain: String = colored.split('\u{1b}').map(|part| part.split_once('m').filter(|_| part.starts_with('[')).map_or(part, |(_, rest)| rest)).collect();
+    let plain: String = colored
+        .split('\u{1b}')
+        .map(|part| part.split_once('m').filter(|_| part.starts_with('[')).map_or(part, |(_, rest)| rest))
+        .collect();
     let trimmed = |text: &str| text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
     assert_eq!(trimmed(&plain), trimmed(&told(140, false)));
     let hostile = answer("\u{1b}[2J\u{7}", true);
