@@ -120,6 +120,7 @@ fn write_one(
 ) -> Result<(), Failure> {
     let scores = ModelScores::of(marked, params.metric, pivoted);
     scores.metrics().into_iter().for_each(|(name, value)| context.metric(name, value));
+    context.note(scores.told());
     scores.warnings().iter().for_each(|warning| context.warn(warning));
     write_json(context, "predictions.json", &marked.predictions())?;
     write_lines(&context.out.join("per_question.jsonl"), marked.rows())?;
@@ -139,6 +140,7 @@ fn write_all(
         for (name, value) in scores.metrics() {
             context.metric(&format!("{}/{name}", one.name), value);
         }
+        context.note(format!("{}, {}", one.name, scores.told()));
         scores.warnings().iter().for_each(|warning| context.warn(format!("{}: {warning}", one.name)));
         models.insert(one.name.to_owned(), json!(scores));
         write_json(context, &format!("predictions-{}.json", one.name), &one.predictions())?;

@@ -145,6 +145,8 @@ fn one_model_alone() {
         (outcome.metrics["em"], outcome.metrics["format_failures"], outcome.metrics["formed"]),
         (50.0, 1.0, 75.0)
     );
+    let told = "official: EM 50.00 (95 % interval 0.00 to 100.00), F1 50.00 (95 % interval 0.00 to 100.00); tat-llm: EM 75.00, F1 ";
+    assert!(outcome.notes.iter().any(|note| note.starts_with(told)), "{:?}", outcome.notes);
     // The predictions, read back, have the same scores.
     let contexts = anneal_stages::data::tatqa::parse(&questions().to_string(), Path::new("eval.json")).unwrap();
     let predictions = Predictions::read(&outcome.out.path().join("predictions.json")).unwrap();

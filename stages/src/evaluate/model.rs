@@ -215,6 +215,20 @@ impl ModelScores {
         found
     }
 
+    /// The totals in a line, by both metrics.
+    pub(super) fn told(&self) -> String {
+        let with = |value: f64, interval: Option<Interval>| match interval {
+            Some(Interval { low, high }) => format!("{value:.2} (95 % interval {low:.2} to {high:.2})"),
+            None => format!("{value:.2}"),
+        };
+        let Totals { em, f1, .. } = self.totals;
+        let own = format!("EM {}, F1 {}", with(em, self.em_interval), with(f1, self.f1_interval));
+        let others = self.by_metric.iter().filter(|(name, _)| Some(**name) != self.metric);
+        let others = others.map(|(name, totals)| format!("; {name}: EM {:.2}, F1 {:.2}", totals.em, totals.f1));
+        let metric = self.metric.map(|metric| format!("{metric}: ")).unwrap_or_default();
+        format!("{metric}{own}{}", others.collect::<String>())
+    }
+
     /// What somebody who reads the scores must know.
     pub(super) fn warnings(&self) -> Vec<String> {
         let questions = self.questions;

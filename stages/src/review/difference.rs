@@ -1,6 +1,7 @@
 //! What a second model answers rightly that a first does not, and the reverse. Unaware of where answers come from.
 use super::Samples;
 use crate::data::prompt::ResponseForm;
+use crate::data::tatqa::{AnswerFrom, AnswerType};
 use crate::evaluate::Comparison;
 use crate::infer::Answer;
 use crate::metric::{Mark, Metric};
@@ -24,6 +25,21 @@ pub struct Pair {
     pub second: String,
 }
 
+/// Both models on the samples of one kind.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Kind {
+    /// How the answers are made.
+    pub answer_type: AnswerType,
+    /// Where they are found.
+    pub answer_from: AnswerFrom,
+    /// How many samples.
+    pub questions: usize,
+    /// The first model's mean exact match x 100.
+    pub first_em: f64,
+    /// The second model's.
+    pub second_em: f64,
+}
+
 /// An answer without the sentence around it; as it is where it has another form, and whether it has.
 #[must_use]
 pub fn essence(form: ResponseForm, text: &str) -> (String, bool) {
@@ -45,6 +61,8 @@ pub struct Difference {
     pub neither: usize,
     /// Samples that only one of the models answered; they count nowhere.
     pub unpaired: usize,
+    /// By answer type, then source; only TAT-QA's own files know them.
+    pub kinds: Vec<Kind>,
     /// Right by the second, not by the first; in the order of the file.
     pub gained_samples: Vec<Pair>,
     /// Right by the first, not by the second; in the order of the file.
@@ -66,11 +84,18 @@ impl Difference {
         let mark =
             |answer: &Answer| samples.gold(answer.sid).map(|(uid, gold)| gold.mark(metric, form, uid, &answer.answer));
         let (mut pairs, mut marks): (Vec<Pair>, [Vec<Mark>; 2]) = (Vec::new(), [Vec::new(), Vec::new()]);
+        let mut sums: BTreeMap<(AnswerType, AnswerFrom), (usize, [f64; 2])> = BTreeMap::new();
         for (sid, a) in &before {
             let Some(b) = after.get(sid) else { continue };
             let (Some(marked_a), Some(marked_b), Some(page)) = (mark(a), mark(b), samples.page(*sid, form)) else {
                 continue;
             };
+            if let Some(kind) = page.answer_type.zip(page.answer_from) {
+                let (count, [first, second]) = sums.entry(kind).or_default();
+                *count += 1;
+                *first += marked_a.em;
+                *second += marked_b.em;
+            }
             marks[0].push(marked_a);
             marks[1].push(marked_b);
             pairs.push(Pair {
@@ -82,6 +107,11 @@ impl Difference {
                 second: b.answer.clone(),
             });
         }
+        let kind = |((answer_type, answer_from), (questions, sums)): (_, (usize, [f64; 2]))| {
+            let [first_em, second_em] = sums.map(|sum| 100.0 * sum / questions as f64);
+            Kind { answer_type, answer_from, questions, first_em, second_em }
+        };
+        let kinds = sums.into_iter().map(kind).collect();
         let references: Vec<Vec<&Mark>> = marks.iter().map(|marks| marks.iter().collect()).collect();
         let comparison = Comparison::of_marks(&[first.0, second.0], &references).pop().filter(|_| !pairs.is_empty())?;
         let unpaired = before.len() + after.len() - 2 * pairs.len();
@@ -96,6 +126,6 @@ impl Difference {
                 [true, false] => lost_samples.push(pair),
             }
         }
-        Some(Self { comparison, both_right, neither, unpaired, gained_samples, lost_samples })
+        Some(Self { comparison, both_right, neither, unpaired, kinds, gained_samples, lost_samples })
     }
 }

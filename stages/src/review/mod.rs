@@ -11,7 +11,7 @@ use crate::data::tatqa::{AnswerFrom, AnswerType, Context, Question};
 use crate::data::token_set::Split;
 use crate::metric::Gold;
 use anneal_engine::Failure;
-pub use difference::{Difference, Pair, essence};
+pub use difference::{Difference, Kind, Pair, essence};
 use serde::Serialize;
 use std::path::Path;
 

@@ -2,11 +2,12 @@
 //!
 //! Unaware of where answers come from.
 use super::answers::Look;
+use super::table;
 use super::text::{clean, cut, pad};
 use anneal_stages::data::prompt::ResponseForm;
 use anneal_stages::evaluate::p_text;
 use anneal_stages::metric::Metric;
-use anneal_stages::review::{Difference, Pair, essence};
+use anneal_stages::review::{Difference, Kind, Pair, essence};
 
 /// The longest name of a model.
 const LABEL: usize = 24;
@@ -37,6 +38,9 @@ pub(crate) fn text(found: &Difference, metric: Metric, form: Option<ResponseForm
     if found.unpaired > 0 {
         text += &format!("{} answers of one model alone were left out\n", found.unpaired);
     }
+    if !found.kinds.is_empty() {
+        text += &format!("\n{}\n", kinds(found, &first, &second));
+    }
     for (title, samples) in [("gained", &found.gained_samples), ("lost", &found.lost_samples)] {
         if !samples.is_empty() {
             text += &format!("\n{}\n", look.bold(&format!("{title} ({})", samples.len())));
@@ -44,6 +48,21 @@ pub(crate) fn text(found: &Difference, metric: Metric, form: Option<ResponseForm
         }
     }
     text
+}
+
+/// Exact match of both by answer type and source.
+fn kinds(found: &Difference, first: &str, second: &str) -> String {
+    let head = ["answers".to_owned(), "questions".to_owned(), format!("EM {first}"), format!("EM {second}")];
+    let row = |kind: &Kind| {
+        let name = format!("{} / {}", word(&kind.answer_type), word(&kind.answer_from));
+        vec![name, kind.questions.to_string(), format!("{:.2}", kind.first_em), format!("{:.2}", kind.second_em)]
+    };
+    table::draw(head.into(), found.kinds.iter().map(row).collect(), 1, table::Look::Text)
+}
+
+/// A word of the data format.
+fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// A sample in a line, and what was said below it.
@@ -68,6 +87,7 @@ fn row(pair: &Pair, (first, second): (&str, &str), form: Option<ResponseForm>, l
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anneal_stages::data::tatqa::{AnswerFrom, AnswerType};
     use anneal_stages::evaluate::{Change, Comparison};
     use anneal_stages::metric::statistics::Interval;
 
@@ -97,6 +117,13 @@ mod tests {
             both_right: 65,
             neither: 1600,
             unpaired: 3,
+            kinds: vec![Kind {
+                answer_type: AnswerType::MultiSpan,
+                answer_from: AnswerFrom::TableText,
+                questions: 217,
+                first_em: 0.5,
+                second_em: 21.66,
+            }],
             gained_samples: vec![
                 pair(7, "-94 million".to_owned(), sentence("-94", "million")),
                 pair(100, "It fell by 94.\nThat is ".to_owned() + &"much ".repeat(40), sentence("-94", "million")),
