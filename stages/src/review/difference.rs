@@ -107,7 +107,7 @@ impl Difference {
                 second: b.answer.clone(),
             });
         }
-        let kind = |((answer_type, answer_from), (questions, sums)): (_, (usize, [f64; 2]))| {
+        let kind = |((answer_type, answer_from), (questions, sums)): ((AnswerType, AnswerFrom), (usize, [f64; 2]))| {
             let [first_em, second_em] = sums.map(|sum| 100.0 * sum / questions as f64);
             Kind { answer_type, answer_from, questions, first_em, second_em }
         };
