@@ -51,7 +51,7 @@ impl Stage for Evaluate {
         "evaluate"
     }
     fn summary(&self) -> &'static str {
-        "scores answers: TAT-QA by its official metric (EM, F1, scale), instruction rows by EM and F1; compares models"
+        "scores answers, TAT-QA by its official metric, instruction rows by EM and F1; compares models"
     }
     /// 2: intervals, both metrics, format failures and cut-off answers; several models.
     /// 1: first.
