@@ -82,15 +82,12 @@ pub(crate) fn page(sample: &Page, split: &str, title: &str, said: &[Said<'_>], l
     text + &if column >= COLUMN { side_by_side(&blocks, column, look) } else { stacked(&blocks, look) }
 }
 
-/// `sid 100  uid 5f2c  eval  span, from the table`, and a line below.
+/// `sid 100 · uid 5f2c · span, table and text`, and a line below.
 fn heading(sample: &Page, split: &str, look: &Look) -> String {
     let word = |value: serde_json::Value| value.as_str().map(str::to_owned);
     let kind = sample.answer_type.and_then(|kind| word(serde_json::json!(kind)));
     let from = sample.answer_from.and_then(|from| word(serde_json::json!(from)));
-    let from = from.map(|from| match from.as_str() {
-        "table-text" => "from table and text".to_owned(),
-        other => format!("from the {other}"),
-    });
+    let from = from.map(|from| from.replace('-', " and "));
     let what: Vec<String> = kind.into_iter().chain(from).collect();
     let mut parts = vec![format!("sid {}", sample.sid), format!("uid {}", clean(&sample.uid))];
     // Nearly always it is the split to be measured on.
