@@ -28,7 +28,7 @@ pub(super) fn pipeline(args: &Answers, model: &Path, data: &Path, context: &Cont
         Ok(false) => "instruct",
         Err(error) => return Err(Failure::user(error.to_string()).into()),
     };
-    for path in [Some(model), args.adapter.as_deref()].into_iter().flatten().filter(|path| !path.exists()) {
+    if let Some(path) = [Some(model), args.adapter.as_deref()].into_iter().flatten().find(|path| !path.exists()) {
         return Err(Failure::user(format!("{}: there is no such file or folder", path.display())).into());
     }
     let numerics = numerics(args.device.unwrap_or(Device::Cpu), context)?;
