@@ -30,6 +30,11 @@ fn questions() -> Value {
     ]}])
 }
 
+/// A uid, an answer, and whether it came to an end.
+type Said = (&'static str, String, bool);
+/// A model's name and its answers.
+type Model<'a> = (&'a str, &'a [Said]);
+
 /// What came of the stage.
 struct Outcome {
     out: TempDir,
@@ -49,7 +54,7 @@ impl Outcome {
 }
 
 /// Scores models by name, each with (uid, answer, whether it came to an end).
-fn evaluate(data: (&str, &str), models: &[(&str, &[(&str, String, bool)])], params: Value) -> Result<Outcome, Failure> {
+fn evaluate(data: (&str, &str), models: &[Model<'_>], params: Value) -> Result<Outcome, Failure> {
     let folder = tempfile::tempdir().unwrap();
     let input = |name: &str, artifact: &str| {
         let dir = folder.path().join(name);
@@ -100,11 +105,11 @@ fn evaluate(data: (&str, &str), models: &[(&str, &[(&str, String, bool)])], para
     Ok(Outcome { out, metrics, notes: notes.into_inner() })
 }
 
-fn tat_qa(models: &[(&str, &[(&str, String, bool)])], params: Value) -> Result<Outcome, Failure> {
+fn tat_qa(models: &[Model<'_>], params: Value) -> Result<Outcome, Failure> {
     evaluate(("eval.json", &questions().to_string()), models, params)
 }
 
-fn first() -> Vec<(&'static str, String, bool)> {
+fn first() -> Vec<Said> {
     vec![
         ("d", says("4", "none"), true),
         ("a", says("60", "percent"), true),
@@ -229,7 +234,7 @@ fn free_text_and_prepared_samples() {
 
 #[test]
 fn what_does_not_belong_together_is_refused() {
-    let told = |answers: &[(&str, String, bool)]| tat_qa(&[("answers", answers)], json!({})).err().unwrap();
+    let told = |answers: &[Said]| tat_qa(&[("answers", answers)], json!({})).err().unwrap();
     let foreign = told(&[("a", String::new(), true), ("z", String::new(), true)]);
     assert!(foreign.message.contains("2 answers, but only 1 of their questions are in split `eval`"), "{foreign}");
     let twice = told(&[("a", String::new(), true), ("a", String::new(), true)]);
