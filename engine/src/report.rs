@@ -176,8 +176,8 @@ pub fn report(pipeline: &Pipeline, known: &[Known]) -> Report {
     let axes = axes(pipeline);
     let mut columns: Vec<Column> = COLUMNS.to_vec();
     columns.extend(measured_by_commands(pipeline, known).iter().map(|name| Column::of_command(name)));
-    let row = |id| result_row(pipeline, known, &axes, &columns, id);
-    let results: Vec<ResultRow> = pipeline.ids().filter_map(row).collect();
+    let rows = |id| result_rows(pipeline, known, &axes, &columns, id);
+    let results: Vec<ResultRow> = pipeline.ids().flat_map(rows).collect();
     columns.retain(|column| results.iter().any(|row| row.values.contains_key(&*column.name)));
     let stages = pipeline.ids().map(|id| stage_row(pipeline, known, id)).collect();
     Report { experiment: pipeline.experiment.clone(), axes, columns, results, stages }
@@ -185,7 +185,7 @@ pub fn report(pipeline: &Pipeline, known: &[Known]) -> Report {
 
 /// Metrics of the user's own programs that have no column yet: whoever measures something wants to see it.
 fn measured_by_commands(pipeline: &Pipeline, known: &[Known]) -> BTreeSet<String> {
-    let commands = pipeline.ids().filter(|id| pipeline.node(*id).kind.open_inputs());
+    let commands = pipeline.ids().filter(|id| pipeline.node(*id).kind.is_foreign());
     let metrics = commands.filter_map(|id| known[id.index()].record.as_ref()).flat_map(|record| record.metrics.keys());
     metrics.filter(|name| COLUMNS.iter().all(|column| column.name != **name)).cloned().collect()
 }
@@ -200,33 +200,72 @@ fn axes(pipeline: &Pipeline) -> Vec<String> {
     axes.iter().map(name).collect()
 }
 
+/// The rows of a result: one, or of a stage that measured several of its inputs one for each.
+fn result_rows(
+    pipeline: &Pipeline,
+    known: &[Known],
+    axes: &[String],
+    columns: &[Column],
+    id: StageId,
+) -> Vec<ResultRow> {
+    let (node, stands) = (pipeline.node(id), &known[id.index()]);
+    if !pipeline.dependents(id).is_empty() {
+        return Vec::new();
+    }
+    // Of a sweep every cell has a row; else a stage that measures nothing is no result.
+    let measured = stands.record.as_ref().is_none_or(|record| !record.metrics.is_empty());
+    if !measured && pipeline.reach(id).is_empty() {
+        return Vec::new();
+    }
+    let of_input = |(port, from): &(String, StageId)| {
+        let own = stands.record.as_ref().map(|record| metrics_of(record, port)).filter(|own| !own.is_empty())?;
+        let line: Vec<StageId> = std::iter::once(*from).chain(pipeline.ancestors(*from)).collect();
+        Some(ResultRow { label: port.clone(), ..result_row(pipeline, known, axes, columns, id, &line, &own) })
+    };
+    let mut inputs: Vec<&(String, StageId)> = node.inputs.iter().filter(|_| !node.kind.is_foreign()).collect();
+    // In the order of the manifest.
+    inputs.sort_by_key(|(_, from)| *from);
+    let several: Vec<ResultRow> = inputs.into_iter().filter_map(of_input).collect();
+    if !several.is_empty() {
+        return several;
+    }
+    let line: Vec<StageId> = std::iter::once(id).chain(pipeline.ancestors(id)).collect();
+    vec![result_row(pipeline, known, axes, columns, id, &line, &BTreeMap::new())]
+}
+
+/// What a stage measured of one of its inputs: it put the input's name and a slash before the names of its metrics.
+fn metrics_of(record: &Record, port: &str) -> BTreeMap<String, f64> {
+    let own = |(name, value): (&String, &f64)| Some((name.strip_prefix(port)?.strip_prefix('/')?.to_owned(), *value));
+    record.metrics.iter().filter_map(own).collect()
+}
+
+/// A row: `line` has the stages that it is about, the nearest first, and `own` what was measured of them beyond their records.
 fn result_row(
     pipeline: &Pipeline,
     known: &[Known],
     axes: &[String],
     columns: &[Column],
     id: StageId,
-) -> Option<ResultRow> {
+    line: &[StageId],
+    own: &BTreeMap<String, f64>,
+) -> ResultRow {
     let (node, stands) = (pipeline.node(id), &known[id.index()]);
-    if !pipeline.dependents(id).is_empty() {
-        return None;
-    }
-    // Of a sweep every cell has a row; else a stage that measures nothing is no result.
-    let measured = stands.record.as_ref().is_none_or(|record| !record.metrics.is_empty());
-    if !measured && pipeline.reach(id).is_empty() {
-        return None;
-    }
-    let line: Vec<StageId> = std::iter::once(id).chain(pipeline.ancestors(id)).collect();
     let record = |id: &StageId| known[id.index()].record.as_ref();
+    let measured = |line: &[StageId], name: &str| {
+        own.get(name)
+            .copied()
+            .or_else(|| line.iter().filter_map(record).find_map(|record| record.metrics.get(name).copied()))
+    };
     // The nearest stage that trains, whether or not it is done: a column of training is never filled from further up.
-    let trainer = line.iter().find(|id| columns::trains(pipeline.node(**id), record(id)));
+    let trainer = line.iter().position(|id| columns::trains(pipeline.node(*id), record(id)));
+    let since = &line[..trainer.map_or(line.len(), |at| at + 1)];
+    let trainer = trainer.map(|at| &line[at]);
     let mut values = BTreeMap::new();
     for column in columns {
         let value = match column.from {
             From::Training => trainer.and_then(record).and_then(|record| column.of(record)),
-            From::Nearest => {
-                line.iter().filter_map(record).find_map(|record| record.metrics.get(&*column.name).copied())
-            }
+            From::SinceTraining => measured(since, &column.name),
+            From::Nearest => measured(line, &column.name),
         };
         value.map(|value| values.insert(column.name.to_string(), value));
     }
@@ -252,7 +291,7 @@ fn result_row(
         (axes[*axis as usize].clone(), pipeline.sweep.axes[*axis as usize].values[*value as usize].clone())
     };
     let setting = node.setting.iter().map(set).collect();
-    Some(ResultRow { label, stage: node.name.clone(), cell: pipeline.cell(id), setting, trained_by, values, status })
+    ResultRow { label, stage: node.name.clone(), cell: pipeline.cell(id), setting, trained_by, values, status }
 }
 
 fn stage_row(pipeline: &Pipeline, known: &[Known], id: StageId) -> StageRow {

@@ -56,9 +56,17 @@ pub trait Stage: Send + Sync {
     fn params(&self) -> Vec<Param>;
     /// Its inputs.
     fn inputs(&self) -> &'static [Port];
-    /// Takes, besides [`Stage::inputs`], inputs of any name and of any artifact type.
+    /// Takes, besides [`Stage::inputs`], inputs of any name.
     fn open_inputs(&self) -> bool {
         false
+    }
+    /// Artifact types that these inputs may have; empty: any.
+    fn open_accepts(&self) -> &'static [&'static str] {
+        &[]
+    }
+    /// What it does is done by somebody else's program, so nothing that this process measures of itself tells of it.
+    fn is_foreign(&self) -> bool {
+        self.open_inputs() && self.open_accepts().is_empty()
     }
     /// Type of the artifact that a stage with these (resolved) parameters makes.
     fn output(&self, params: &Value) -> &'static str;

@@ -200,6 +200,13 @@ impl Store {
         self.known().values().map(|(_, record)| Arc::clone(record)).collect()
     }
 
+    /// All records of stages of one kind, with their documents.
+    pub fn records_of(&self, kind: &str) -> Vec<Record> {
+        self.learn_new_records();
+        let briefs = self.briefs();
+        briefs.iter().filter(|record| record.kind == kind).filter_map(|record| self.record(&record.key)).collect()
+    }
+
     fn entry(&self, key: &Digest) -> Result<Arc<Record>, Miss> {
         let path = self.record_path(key);
         // The index may be older than the record, or know of one that was removed: the record's own file decides.

@@ -1,29 +1,35 @@
-//! Stage `evaluate`: scores answers with the official TAT-QA metric: exact match, F1 and scale, in total and by answer
-//! type and source; answers to instruction rows by exact match and F1 of their words.
+//! Stage `evaluate`: scores the answers of any number of models: TAT-QA by its official metric or by TAT-LLM's lenient one,
+//! in total and by answer type and source, instruction rows by exact match and F1 of their words; with intervals, and
+//! every two models compared.
 //!
-//! The metric is `metric`; this file reads answers into the official prediction format. Unaware of models.
-use crate::artifact::{ANSWERS, DATASET, SCORES, read_lines, write_lines};
+//! The metrics are `metric`; this file joins answers to references and writes files. Unaware of models.
+mod comparison;
+mod model;
+
+use crate::artifact::{ANSWERS, DATASET, SCORES, write_lines};
 use crate::data::dataset::Rows;
-use crate::data::instruct::Conversation;
 use crate::data::prompt::ResponseForm;
 use crate::data::token_set::Split;
 use crate::failure::OrFail;
-use crate::infer::Answer;
-use crate::metric::exact::{TextScore, score_text};
-use crate::metric::{self, Predictions};
+use crate::infer::read_answers;
+use crate::metric::{Gold, Metric};
+use anneal_engine::stage::Problem;
 use anneal_engine::{Failure, Param, ParamSet, Port, Stage, StageContext};
+pub use comparison::{Change, Comparison, p_text};
+pub use model::{Marked, ModelScores};
 use serde_json::{Map, Value, json};
-use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::collections::HashMap;
 
 anneal_engine::params! {
     /// Parameters of `evaluate`.
     pub struct EvaluateParams {
         /// Split of the data set whose questions were answered.
         split: Split = "eval";
-        /// Form in which answers are read, TAT-QA only; an answer in another form scores 0.
+        /// How answers to TAT-QA are scored. The other metric's totals are in scores.json as well.
+        metric: Metric = "official";
+        /// Form in which answers are read, TAT-QA only; an answer in another form is counted, and the official metric scores it 0.
         response: ResponseForm = "tat-qa";
-        /// Name of the row in the report; the stage's own name without it.
+        /// Name of the row in the report; the stage's own name without it. Of several models each has the name of its input.
         label: Option<String>;
     }
 }
@@ -32,8 +38,11 @@ anneal_engine::params! {
 #[derive(Debug)]
 pub struct Evaluate;
 
+/// The input of a stage that scores one model.
+const ONE: &str = "answers";
+
 const PORTS: &[Port] = &[
-    Port { name: "answers", accepts: &[ANSWERS], required: true, doc: "what is scored" },
+    Port { name: ONE, accepts: &[ANSWERS], required: false, doc: "what is scored" },
     Port { name: "dataset", accepts: &[DATASET], required: true, doc: "the reference answers" },
 ];
 
@@ -42,17 +51,24 @@ impl Stage for Evaluate {
         "evaluate"
     }
     fn summary(&self) -> &'static str {
-        "scores answers: TAT-QA by its official metric (EM, F1, scale), instruction rows by EM and F1"
+        "scores answers, TAT-QA by its official metric, instruction rows by EM and F1; compares models"
     }
+    /// 2: intervals, both metrics, format failures and cut-off answers; several models.
     /// 1: first.
     fn version(&self) -> u32 {
-        1
+        2
     }
     fn params(&self) -> Vec<Param> {
         EvaluateParams::params()
     }
     fn inputs(&self) -> &'static [Port] {
         PORTS
+    }
+    fn open_inputs(&self) -> bool {
+        true
+    }
+    fn open_accepts(&self) -> &'static [&'static str] {
+        &[ANSWERS]
     }
     fn output(&self, _: &Value) -> &'static str {
         SCORES
@@ -61,87 +77,96 @@ impl Stage for Evaluate {
         false
     }
 
+    fn check(&self, _: &Value, connected: &[&str]) -> Vec<Problem> {
+        if connected.iter().any(|port| *port != "dataset") {
+            return Vec::new();
+        }
+        vec![Problem {
+            at: vec!["inputs".to_owned()],
+            message: "no answers are connected".to_owned(),
+            hint: Some(
+                "add `answers = \"...\"`, or several under names of your own: base = \"base_answers\", lora = \"lora_answers\""
+                    .to_owned(),
+            ),
+            missing_file: false,
+        }]
+    }
+
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
         let params: EvaluateParams = context.params()?;
-        let answers: Vec<Answer> = read_lines(&context.require("answers")?.dir.join("answers.jsonl"))?;
-        let rows = Rows::read(&context.require("dataset")?.dir, params.split).or_fail()?;
-        let contexts = match rows {
-            Some(Rows::TatQa(contexts)) => contexts,
-            Some(Rows::Instruct(rows)) => return instruct(context, &params, &answers, &rows),
-            None => {
-                return Err(Failure::user(format!("the data set has no `{}` split", params.split.name()))
-                    .hint("set `split` to the split whose questions were answered"));
-            }
+        let Some(rows) = Rows::read(&context.require("dataset")?.dir, params.split).or_fail()? else {
+            return Err(Failure::user(format!("the data set has no `{}` split", params.split.name()))
+                .hint("set `split` to the split whose questions were answered"));
         };
-        // Only what was asked is scored: three sids are three questions, not three of 1,668.
-        let asked: HashSet<&str> = answers.iter().map(|answer| answer.uid.as_str()).collect();
-        let questions: Vec<_> =
-            contexts.iter().flat_map(|c| &c.questions).filter(|q| asked.contains(q.uid.as_str())).collect();
-        if questions.len() != asked.len() {
-            return Err(foreign(asked.len(), questions.len(), &params));
+        let pivoted = matches!(rows, Rows::TatQa(_));
+        let gold = Gold::of(&rows);
+        let models = context.inputs.iter().filter(|(port, _)| *port != "dataset");
+        let marked = models
+            .map(|(name, input)| Marked::new(name, read_answers(&input.dir)?, &gold, &params))
+            .collect::<Result<Vec<Marked<'_>>, Failure>>()?;
+        match marked.as_slice() {
+            [one] if one.name == ONE => write_one(context, &params, one, pivoted),
+            _ => write_all(context, &params, &marked, pivoted),
         }
-        let mut predictions = Map::new();
-        let mut formed = 0;
-        for answer in &answers {
-            // An answer in no known form is an empty prediction: it scores 0 and stays in the denominator.
-            let prediction = match params.response.parse_answer(&answer.answer) {
-                Some((items, scale)) => {
-                    formed += 1;
-                    json!([items, scale])
-                }
-                None => json!([[], ""]),
-            };
-            predictions.insert(answer.uid.clone(), prediction);
-        }
-        let predictions = Value::Object(predictions);
-        let parsed = Predictions::parse(&predictions.to_string(), Path::new("predictions.json")).or_fail()?;
-        let scores = metric::score(questions, &parsed);
-        context.metric("em", scores.em);
-        context.metric("f1", scores.f1);
-        context.metric("scale", scores.scale);
-        context.metric("answers", answers.len() as f64);
-        context.metric("formed", 100.0 * f64::from(formed) / answers.len().max(1) as f64);
-        write_json(context, "predictions.json", &predictions)?;
-        write_lines(&context.out.join("per_question.jsonl"), &scores.per_question)?;
-        let mut summary = serde_json::to_value(&scores).unwrap_or_default();
-        if let Some(summary) = summary.as_object_mut() {
-            summary.remove("per_question");
-        }
-        write_json(context, "scores.json", &summary)
     }
 }
 
-/// Answers of questions that the data set does not have.
-fn foreign(asked: usize, found: usize, params: &EvaluateParams) -> Failure {
-    let split = params.split.name();
-    Failure::user(format!(
-        "{asked} answers, but only {found} of their questions are in split `{split}` of the data set"
-    ))
-    .hint("connect the data set that the answers' tokens were made of")
-}
-
-/// Scores answers to instruction rows against the last answer of each.
-fn instruct(
+/// A model by itself: the files are about it alone.
+fn write_one(
     context: &StageContext<'_>,
     params: &EvaluateParams,
-    answers: &[Answer],
-    rows: &[Conversation],
+    marked: &Marked<'_>,
+    pivoted: bool,
 ) -> Result<(), Failure> {
-    let gold: HashMap<&str, &str> = rows.iter().map(|row| (row.uid.as_str(), row.last().1)).collect();
-    let score = |answer: &Answer| Some(score_text(&answer.uid, &answer.answer, gold.get(answer.uid.as_str())?));
-    let scores: Vec<TextScore> = answers.iter().filter_map(score).collect();
-    if scores.len() != answers.len() {
-        return Err(foreign(answers.len(), scores.len(), params));
+    let scores = ModelScores::of(marked, params.metric, pivoted);
+    scores.metrics().into_iter().for_each(|(name, value)| context.metric(name, value));
+    context.note(scores.told());
+    scores.warnings().iter().for_each(|warning| context.warn(warning));
+    write_json(context, "predictions.json", &marked.predictions())?;
+    write_lines(&context.out.join("per_question.jsonl"), marked.rows())?;
+    write_json(context, "scores.json", &json!(scores))
+}
+
+/// Several models, and what tells them apart.
+fn write_all(
+    context: &StageContext<'_>,
+    params: &EvaluateParams,
+    marked: &[Marked<'_>],
+    pivoted: bool,
+) -> Result<(), Failure> {
+    let mut models = Map::new();
+    for one in marked {
+        let scores = ModelScores::of(one, params.metric, pivoted);
+        for (name, value) in scores.metrics() {
+            context.metric(&format!("{}/{name}", one.name), value);
+        }
+        context.note(format!("{}, {}", one.name, scores.told()));
+        scores.warnings().iter().for_each(|warning| context.warn(format!("{}: {warning}", one.name)));
+        models.insert(one.name.to_owned(), json!(scores));
+        write_json(context, &format!("predictions-{}.json", one.name), &one.predictions())?;
     }
-    let mean = |of: fn(&TextScore) -> f64| 100.0 * scores.iter().map(of).sum::<f64>() / scores.len().max(1) as f64;
-    let (em, f1) = (mean(|score| score.em), mean(|score| score.f1));
-    context.metric("em", em);
-    context.metric("f1", f1);
-    context.metric("answers", scores.len() as f64);
-    let predictions: Map<String, Value> = answers.iter().map(|a| (a.uid.clone(), json!(a.answer))).collect();
-    write_json(context, "predictions.json", &Value::Object(predictions))?;
-    write_lines(&context.out.join("per_question.jsonl"), &scores)?;
-    write_json(context, "scores.json", &json!({"questions": scores.len(), "em": em, "f1": f1}))
+    let comparisons = Comparison::of_all(marked);
+    let most = marked.iter().map(|one| one.answers.len()).max().unwrap_or(0);
+    let shared = comparisons.first().map_or(most, |comparison| comparison.questions);
+    if shared < most {
+        context.warn(format!("the models are compared on the {shared} questions that all of them answered"));
+    }
+    comparisons.iter().for_each(|comparison| context.note(comparison.to_string()));
+    let rows = marked.iter().flat_map(|one| {
+        one.rows().map(|row| {
+            let mut named = Map::from_iter([("model".to_owned(), json!(one.name))]);
+            named.extend(json!(row).as_object().cloned().unwrap_or_default());
+            Value::Object(named)
+        })
+    });
+    write_lines(&context.out.join("per_question.jsonl"), rows)?;
+    let metric = params.metric.name();
+    write_json(context, "scores.json", &json!({ "metric": metric, "models": models, "comparisons": comparisons }))
+}
+
+/// What the answers are held against, by uid.
+fn by_uid(gold: &[(String, Gold)]) -> HashMap<&str, usize> {
+    gold.iter().enumerate().map(|(at, (uid, _))| (uid.as_str(), at)).collect()
 }
 
 fn write_json(context: &StageContext<'_>, name: &str, value: &Value) -> Result<(), Failure> {

@@ -3,12 +3,14 @@
 //! Prompt ids come from the tokens artifact, so they are those of training. A question's answer depends on its own prompt
 //! and the stage's parameters only: not on the other questions, their order, the number of threads or of answers that are
 //! decoded together, nor on what was shared. Unaware of scores.
+mod base;
+mod loss;
 mod params;
 mod select;
 mod settings;
 mod stop;
 
-use crate::artifact::{ADAPTER, ANSWERS, CHECKPOINT, MODEL, TOKENS, write_lines};
+use crate::artifact::{ADAPTER, ANSWERS, CHECKPOINT, MODEL, TOKENS, read_lines, write_lines};
 use crate::data::summary::Summary;
 use crate::data::token_set::TokenSet;
 use crate::device::on_device;
@@ -32,6 +34,9 @@ use serde_json::Value;
 use settings::ModelSettings;
 use std::time::Instant;
 
+/// The file of an answers artifact.
+const FILE: &str = "answers.jsonl";
+
 /// One answered question, a line of `answers.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
@@ -49,6 +54,12 @@ pub struct Answer {
     pub ended: bool,
     /// Number of generated tokens.
     pub new_tokens: usize,
+    /// Sum of the negative log-likelihoods of the reference answer's tokens, if the stage was asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gold_nll: Option<f64>,
+    /// How many tokens the reference answer has, with its end; there if `gold_nll` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gold_tokens: Option<usize>,
 }
 
 /// The stage kind `infer`.
@@ -138,11 +149,16 @@ impl BackendVisitor for Work<'_, '_> {
         let generated =
             answer(context, &watch, &model, &tokens, &chosen, &limits).map_err(|failure| ledger.explain(failure))?;
         let seconds = started.elapsed().as_secs_f64();
+        let losses = if params.eval_loss {
+            loss::measure(context, &watch, &model, &tokens, &chosen).map_err(|failure| ledger.explain(failure))?
+        } else {
+            Vec::new()
+        };
         watch.finish(ledger.peak()?);
         tell(context, &params, &generated, seconds);
         let mut answers = Vec::with_capacity(chosen.len());
-        for (index, generated) in chosen.iter().zip(generated) {
-            let example = &tokens.examples[*index];
+        for (at, (index, generated)) in chosen.iter().zip(generated).enumerate() {
+            let (example, loss) = (&tokens.examples[*index], losses.get(at));
             answers.push(Answer {
                 sid: example.sid as u64,
                 uid: example.uid.clone(),
@@ -151,10 +167,20 @@ impl BackendVisitor for Work<'_, '_> {
                 gold: serde_json::to_value(&example.answer).unwrap_or_default(),
                 ended: generated.ended(),
                 new_tokens: generated.ids.len(),
+                gold_nll: loss.map(|loss| loss.nll),
+                gold_tokens: loss.map(|loss| loss.tokens),
             });
         }
-        write_lines(&context.out.join("answers.jsonl"), answers)
+        write_lines(&context.out.join(FILE), answers)
     }
+}
+
+/// Reads the rows of an answers artifact.
+///
+/// # Errors
+/// The file cannot be read, or a line does not fit.
+pub fn read_answers(folder: &std::path::Path) -> Result<Vec<Answer>, Failure> {
+    read_lines(&folder.join(FILE))
 }
 
 /// The model, with its adapter if there is one.
@@ -166,6 +192,9 @@ fn open<B: Backend>(
 ) -> Result<(Model<B>, Ledger<B>), Failure> {
     let dir = &context.require("model")?.dir;
     let adapter = context.input("adapter").map(|input| Adapter::read(&input.dir, config)).transpose()?;
+    if let Some(warning) = context.input("adapter").and_then(|input| base::other(&input.dir, config)) {
+        context.warn(warning);
+    }
     if params.merge_adapter && adapter.is_none() {
         context.warn("merge_adapter has no effect: no adapter is connected");
     }

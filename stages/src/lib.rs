@@ -19,6 +19,7 @@ pub mod llama;
 pub mod load;
 pub mod metric;
 pub mod random;
+pub mod review;
 mod split;
 pub mod tensor_file;
 pub mod text;

@@ -20,7 +20,7 @@ anneal_engine::choices! {
     pub enum DatasetFormat {
         /// TAT-QA's JSON: contexts of a table and paragraphs, with questions; the official files unchanged.
         TatQa = "tat-qa",
-        /// JSON lines of `instruction`, `input`, `output`, or of `messages` with several turns.
+        /// JSON lines, or one JSON list, of `instruction`, `input`, `output`; of `messages` with several turns; or of prepared samples with their whole prompt (`user_prompt`, `resp`).
         Instruct = "instruct",
     }
 }

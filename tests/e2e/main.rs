@@ -5,12 +5,14 @@
 mod project;
 
 mod adapters;
+mod answers;
 mod bad_data;
 mod bad_models;
 mod bad_places;
 mod cache;
 mod ci_recipe;
 mod command;
+mod comparisons;
 mod crash;
 mod diff;
 mod drivers;

@@ -33,7 +33,7 @@ const FUSED: [Pin; 6] = [
     ("merged", "consolidate", "99eb24e7adf32d60175e8ebc77153f4177ca2e31de827d0d7d91bd424ecc4c01"),
     ("tuned", "consolidate", "25d2f56f0509a39610509230223627e66b534ed107868065e1461435053c65eb"),
     ("answers", "infer", "40fe986323fe6cf7b0dba1c18861c617ede6fd03486aa285cbca8997efc09bfa"),
-    ("score", "evaluate", "9042a37b1c9074bbcaec1b004b596d86766b2a4aad331632973b3b193bf09414"),
+    ("score", "evaluate", "0181fbdd19ea0b820c867bf9afdace912b5cd6b34ee43e102d01171f4881fb4a"),
 ];
 
 /// With separate multiplication and addition.
@@ -43,7 +43,7 @@ const SEPARATE: [Pin; 6] = [
     ("merged", "consolidate", "d49defbbe556c52117b66fd73816b282cdd6cb5f7dc4be7f54ffd1c4d55ffdc4"),
     ("tuned", "consolidate", "9176c6e946bcc9b317eb7e1ee1ad5eac5b634a17bd24892ce55afd8b91b44448"),
     ("answers", "infer", "40fe986323fe6cf7b0dba1c18861c617ede6fd03486aa285cbca8997efc09bfa"),
-    ("score", "evaluate", "9042a37b1c9074bbcaec1b004b596d86766b2a4aad331632973b3b193bf09414"),
+    ("score", "evaluate", "0181fbdd19ea0b820c867bf9afdace912b5cd6b34ee43e102d01171f4881fb4a"),
 ];
 
 /// The pins for this machine's floating-point results.

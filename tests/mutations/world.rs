@@ -194,6 +194,9 @@ impl Stage for Renamed {
     fn open_inputs(&self) -> bool {
         self.inner.open_inputs()
     }
+    fn open_accepts(&self) -> &'static [&'static str] {
+        self.inner.open_accepts()
+    }
     fn output(&self, params: &Value) -> &'static str {
         self.inner.output(params)
     }

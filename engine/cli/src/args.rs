@@ -1,10 +1,12 @@
 //! What can be typed: commands, options, and their help.
 //!
 //! Unaware of what the commands do.
+mod answers;
 mod bench;
 mod diff;
 mod manifest;
 
+pub(crate) use answers::{Answers, MetricChoice};
 pub(crate) use bench::{
     Bench, BenchCheckpointing, BenchGenerate, BenchLoad, BenchMethod, BenchOptions, BenchStates, BenchTokenize,
     BenchTrain,
@@ -68,10 +70,15 @@ pub(crate) enum Command {
     /// Show loss, time, memory and scores of a manifest's stages, side by side.
     #[command(after_help = after("  anneal report manifests/quickstart.toml"))]
     Report(Report),
+    /// Show samples with every model's answer beside the sample answer, or what one model gained over another.
+    ///
+    /// What was not answered yet is answered now and kept. With --model and --data no manifest is needed.
+    #[command(after_help = after("  anneal answers manifests/quickstart.toml --sid 3 --sid 14\n  anneal answers manifests/quickstart.toml --diff base,lora\n  anneal answers --model models/Llama-3-8B-Instruct --adapter adapters/tatqa --data dev.json --sid 100"))]
+    Answers(Answers),
     /// Show what differs between two recorded runs: parameters, metrics, states, and why keys changed.
     #[command(after_help = after("  anneal diff previous latest\n  anneal diff 20261124-091502-118-tatqa-5f3c latest --markdown\n  anneal diff outputs/runs/A ../other/outputs/runs/B --json"))]
     Diff(Diff),
-    /// Score predictions with the official TAT-QA metric.
+    /// Score predictions with the official TAT-QA metric, or with TAT-LLM's lenient one.
     #[command(after_help = after("  anneal score --gold data/tatqa/dev.json --predictions predictions.json\n  anneal score --gold dev.json --predictions predictions.json --json"))]
     Score(Score),
     /// Turn a model in GGUF form into a Hugging Face folder; nothing of the file is lost.
@@ -113,6 +120,9 @@ pub(crate) struct Score {
     /// The predictions, a JSON object `{"uid": [answer, scale], ...}`.
     #[arg(long, value_name = "FILE")]
     pub(crate) predictions: PathBuf,
+    /// How they are scored; the lenient metric reads them as the sentence that models are asked for.
+    #[arg(long, value_enum, value_name = "METRIC", default_value_t = MetricChoice::Official)]
+    pub(crate) metric: MetricChoice,
     /// Write JSON at full precision.
     #[arg(long)]
     pub(crate) json: bool,

@@ -267,17 +267,24 @@ fn missing_port(checker: &mut Checker<'_>, draft: &Draft<'_>, port: &Port, draft
 }
 
 fn check_type(checker: &mut Checker<'_>, kind: &dyn Stage, link: &Link<'_>, from: &Draft<'_>) {
-    let Some(port) = link.port else { return };
-    let Some(output) = from.output.filter(|output| !port.accepts.contains(output)) else { return };
+    let accepts = link.port.map_or(kind.open_accepts(), |port| port.accepts);
+    // An input of any name and any type.
+    if link.port.is_none() && accepts.is_empty() {
+        return;
+    }
+    let Some(output) = from.output.filter(|output| !accepts.contains(output)) else { return };
     let fitting: Vec<&str> =
         kind.inputs().iter().filter(|port| port.accepts.contains(&output)).map(|port| port.name).collect();
     let hint = match fitting.as_slice() {
-        [] if kind.open_inputs() => "an input of any other name takes everything".to_owned(),
+        [] if kind.open_inputs() && kind.open_accepts().is_empty() => {
+            "an input of any other name takes everything".to_owned()
+        }
+        [] if kind.open_accepts().contains(&output) => format!("an input of any other name takes `{output}`"),
         [] => format!("no input of `{}` takes `{output}`", kind.kind()),
         ports => format!("`{output}` fits {}", list(ports)),
     };
-    let (port, accepts) = (port.name, list(port.accepts));
-    let message = format!("input `{port}` takes {accepts}, but stage `{}` makes `{output}`", from.name);
+    let (name, accepts) = (link.name, list(accepts));
+    let message = format!("input `{name}` takes {accepts}, but stage `{}` makes `{output}`", from.name);
     checker.complain(Diagnostic::error(link.place, message).label(format!("this is `{output}`")).hint(hint));
 }
 

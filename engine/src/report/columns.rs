@@ -35,6 +35,8 @@ impl Format {
 pub enum From {
     /// The nearest that trained.
     Training,
+    /// The nearest that measured it, up to the nearest that trained.
+    SinceTraining,
     /// The nearest that measured it.
     Nearest,
 }
@@ -74,7 +76,7 @@ impl Column {
 /// All columns, in order.
 pub const COLUMNS: &[Column] = &[
     column("train_loss", "train loss", Format::Decimals(4), From::Training),
-    column("eval_loss", "eval loss", Format::Decimals(4), From::Training),
+    column("eval_loss", "eval loss", Format::Decimals(4), From::SinceTraining),
     column("train_seconds", "train s", Format::Decimals(1), From::Training),
     column("tokens_per_second", "tokens/s", Format::Count, From::Training).more_is_better(),
     column("peak_mib", "peak MiB", Format::Count, From::Training),

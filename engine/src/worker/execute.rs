@@ -21,7 +21,7 @@ pub(crate) fn execute(
 ) -> Result<Arc<Record>, Failure> {
     let checkpoints = store.checkpoints(&job.key);
     // Somebody else's program knows nothing of it.
-    if !kind.open_inputs() {
+    if !kind.is_foreign() {
         pass("checkpoints-make")
             .and_then(|()| std::fs::create_dir_all(&checkpoints))
             .map_err(|e| Failure::io("create", &checkpoints, &e))?;
@@ -46,7 +46,7 @@ pub(crate) fn execute(
         references: RefCell::default(),
     };
     // Of a stage that runs somebody else's program this process's memory says nothing.
-    let sampler = (!kind.open_inputs()).then(Sampler::start);
+    let sampler = (!kind.is_foreign()).then(Sampler::start);
     let (started, clock) = (crate::hash::now_nanos() as f64 / 1e9, Instant::now());
     // A panic says that an invariant of the stage broke; its context and its folder are thrown away.
     let outcome = catch_unwind(AssertUnwindSafe(|| kind.run(&mut context)));

@@ -1,5 +1,6 @@
-//! Instruction data as JSON lines: `{instruction, input, output}` or `{messages: [{role, content}, ...]}` a line, each
-//! with an optional `uid`. Read into turns of one conversation a row. Unaware of templates, tokens and scores.
+//! Instruction data, a JSON object a line or one JSON list of them: `{instruction, input, output}`, `{messages: [{role,
+//! content}, ...]}`, or a prepared sample with its whole prompt: `{id, user_prompt, resp}` as TAT-LLM has them,
+//! `{prompt, completion}` as TRL does. Read into turns of one conversation a row. Unaware of templates, tokens and scores.
 //!
 //! What a row means is never guessed at: turns alternate, the last is the assistant's, and no answer is empty. Other
 //! keys of a row are passed over.
@@ -8,6 +9,8 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::chat::{Role, Turn};
 use super::error::{DataError, read_text};
@@ -18,7 +21,7 @@ const SHAPE: &str = "expected one JSON object a line: {\"instruction\", \"input\
 /// One row: a conversation whose assistant turns are learnt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conversation {
-    /// Unique in the file; `line-N` where the row has none.
+    /// Unique in the file; `line-N` where the row has none, `row-N` in a list.
     pub uid: String,
     /// The row's own system prompt.
     pub system: Option<String>,
@@ -55,6 +58,16 @@ struct Row {
     messages: Option<Vec<Message>>,
 }
 
+// A prepared sample's keys. Read of rows that have no others: in those they mean nothing and may hold anything.
+#[derive(Deserialize)]
+struct Sample {
+    id: Option<Value>,
+    user_prompt: Option<Value>,
+    resp: Option<Value>,
+    prompt: Option<Value>,
+    completion: Option<Value>,
+}
+
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "`uid` is neither a text nor an integer")]
 enum Uid {
@@ -85,28 +98,31 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Conversation>, DataError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut seen = HashSet::new();
     let mut rows = Vec::new();
-    for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let number = at + 1;
-        let wrong = |problem: String| DataError::Row { path: path.to_owned(), line: number, problem };
+    for Piece { text, line, name } in pieces(text, path)? {
+        let wrong = |problem: String| DataError::Row { path: path.to_owned(), line, problem };
         // serde would take a list for a row, its items for the keys in order.
-        if !line.trim_start().starts_with('{') {
-            return Err(wrong(format!("this line is no JSON object; {SHAPE}")));
+        if !text.trim_start().starts_with('{') {
+            return Err(wrong(format!("this {} is no JSON object; {SHAPE}", name.split('-').next().unwrap_or("row"))));
         }
-        let row: Row = serde_json::from_str(line).map_err(|error| DataError::json(path, number, &error, SHAPE))?;
-        let uid = match &row.uid {
-            None => format!("line-{number}"),
-            Some(Uid::Text(uid)) if uid.is_empty() => {
-                return Err(wrong("`uid` is empty; give it or leave it out".into()));
-            }
-            Some(Uid::Text(uid)) => uid.clone(),
-            Some(Uid::Number(uid)) => uid.to_string(),
+        let malformed = |error: serde_json::Error| DataError::json(path, line, &error, SHAPE);
+        let row: Row = serde_json::from_str(text).map_err(malformed)?;
+        let sample = if row.instruction.is_none() && row.messages.is_none() {
+            let sample: Sample = serde_json::from_str(text).map_err(malformed)?;
+            Some(sample).filter(|sample| sample.user_prompt.is_some() || sample.prompt.is_some())
+        } else {
+            None
         };
+        let uid = uid_of(&row, sample.as_ref()).map_err(wrong)?.unwrap_or(name);
         if !seen.insert(uid.clone()) {
-            return Err(DataError::DuplicateUid { path: path.to_owned(), line: number, uid });
+            return Err(DataError::DuplicateUid { path: path.to_owned(), line, uid });
         }
-        let (system, pairs) = conversation(row).map_err(wrong)?;
+        let parts = match sample {
+            Some(sample) => sample.pair().map(|pair| (None, vec![pair])),
+            None => conversation(row),
+        };
+        let (system, pairs) = parts.map_err(wrong)?;
         if pairs.iter().any(|(_, answer)| answer.trim().is_empty()) {
-            return Err(DataError::NoAnswer { path: path.to_owned(), line: number, uid });
+            return Err(DataError::NoAnswer { path: path.to_owned(), line, uid });
         }
         rows.push(Conversation { uid, system, pairs });
     }
@@ -114,6 +130,65 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Conversation>, DataError> {
         return Err(DataError::EmptyDataset { path: path.to_owned() });
     }
     Ok(rows)
+}
+
+/// A row's text, the line it begins on, and what to call it where it has no uid.
+struct Piece<'a> {
+    text: &'a str,
+    line: usize,
+    name: String,
+}
+
+/// The rows of a text: its lines, or the items of the one list that it is.
+fn pieces<'a>(text: &'a str, path: &Path) -> Result<Vec<Piece<'a>>, DataError> {
+    if !text.trim_start().starts_with('[') {
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        return Ok(lines.map(|(at, text)| Piece { text, line: at + 1, name: format!("line-{}", at + 1) }).collect());
+    }
+    let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| DataError::json(path, 1, &error, SHAPE))?;
+    let (mut line, mut counted) = (1, 0);
+    let piece = |(at, item): (usize, &&'a RawValue)| {
+        // Items are parts of the text, one after the other.
+        let begin = (item.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+        line += text.get(counted..begin).unwrap_or("").bytes().filter(|byte| *byte == b'\n').count();
+        counted = begin;
+        Piece { text: item.get(), line, name: format!("row-{}", at + 1) }
+    };
+    Ok(items.iter().enumerate().map(piece).collect())
+}
+
+/// The uid that a row gives itself; of a prepared sample its `id` counts too.
+fn uid_of(row: &Row, sample: Option<&Sample>) -> Result<Option<String>, String> {
+    match &row.uid {
+        Some(Uid::Text(uid)) if uid.is_empty() => Err("`uid` is empty; give it or leave it out".into()),
+        Some(Uid::Text(uid)) => Ok(Some(uid.clone())),
+        Some(Uid::Number(uid)) => Ok(Some(uid.to_string())),
+        None => Ok(match sample.and_then(|sample| sample.id.as_ref()) {
+            Some(Value::String(id)) if !id.is_empty() => Some(id.clone()),
+            Some(Value::Number(id)) => Some(id.to_string()),
+            _ => None,
+        }),
+    }
+}
+
+impl Sample {
+    /// Prompt and answer; a missing answer becomes an empty one.
+    fn pair(self) -> Result<(String, String), String> {
+        let text = |name: &str, value: Option<Value>| match value {
+            Some(Value::String(text)) => Ok(text),
+            None | Some(Value::Null) => Ok(String::new()),
+            Some(other) => Err(format!("`{name}` of a prepared sample is a text, not {other}")),
+        };
+        let (name, prompt, answer) = match self.user_prompt {
+            Some(prompt) => ("user_prompt", Some(prompt), text("resp", self.resp)?),
+            None => ("prompt", self.prompt, text("completion", self.completion)?),
+        };
+        let prompt = text(name, prompt)?;
+        if prompt.trim().is_empty() {
+            return Err(format!("`{name}` is empty, so nothing is asked"));
+        }
+        Ok((prompt, answer))
+    }
 }
 
 type Parts = (Option<String>, Vec<(String, String)>);
@@ -192,6 +267,36 @@ mod tests {
         assert_eq!(contents(&rows[1], "other"), ["other", "Say a.", " a "]);
         assert_eq!(contents(&rows[1], ""), ["Say a.", " a "]);
         assert_eq!(contents(&rows[2], "other"), ["S", "q", "r", "q2", "r2"]);
+    }
+
+    #[test]
+    fn prepared_samples_come_as_lines_or_as_one_list() {
+        let first = r#"{"id": "a-1", "user_prompt": "Say 3.\n", "resp": "3", "dataset": "tatqa"}"#;
+        let second = r#"{"prompt": "Say 4.", "completion": "4"}"#;
+        let lines = check(&format!("{first}\n{second}\n")).unwrap();
+        let list = check(&format!(" [\n{first},\n{second}]\n")).unwrap();
+        let uids = |rows: &[Conversation]| rows.iter().map(|row| row.uid.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            (uids(&lines), uids(&list)),
+            (vec!["a-1".into(), "line-2".into()], vec!["a-1".into(), "row-2".into()])
+        );
+        for rows in [lines, list] {
+            assert_eq!((rows[0].last(), rows[1].last()), (("Say 3.\n", "3"), ("Say 4.", "4")));
+        }
+        for (row, part) in [
+            ("[1]", "d.jsonl:3: this row is no JSON object"),
+            (r#"{"user_prompt": "q", "resp": 5}"#, "d.jsonl:3: `resp` of a prepared sample is a text, not 5"),
+            (r#"{"user_prompt": " ", "resp": "x"}"#, "d.jsonl:3: `user_prompt` is empty"),
+            (r#"{"id": 7, "prompt": "q"}"#, "d.jsonl:3: question 7 has no answer"),
+            (r#"{"id": "a-1", "prompt": "q", "completion": "r"}"#, "d.jsonl:3: uid a-1 occurs a second time"),
+            (r#"{"uid": "x", "prompt": "q", "output": 5}"#, "d.jsonl:3:"),
+        ] {
+            let text = check(&format!("[\n{first},\n{row}]")).unwrap_err();
+            assert!(text.starts_with(part), "{part} not in {text}");
+        }
+        // In a row of another form these keys mean nothing, as before.
+        let row = check(r#"{"instruction": "Add.", "output": "3", "prompt": 5, "id": 1}"#).unwrap();
+        assert_eq!((row[0].uid.as_str(), row[0].last()), ("line-1", ("Add.", "3")));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Data: questions in, token ids out, answers back. Each file knows only those named before it:
 //! `error`, `number`, `tatqa` (reading), `prompt` (text), `token_set` and `summary` (files), `special` and `chat`
-//! (templates), `instruct` and `dataset` (reading the other format, and either), `shared_prefix`, `encoder`, `turns`,
-//! `audit`, `encode` and `encode_turns` (ids and labels), `bpe` (a tokenizer of one's own).
+//! (templates), `instruct` and `dataset` (reading the other format, and either), `prepared` (samples with their whole
+//! prompt), `shared_prefix`, `encoder`, `turns`, `audit`, `encode` and `encode_turns` (ids and labels), `bpe` (a tokenizer
+//! of one's own).
 //! Unaware of the engine, of tensors and of the stages that join these parts.
 
 mod audit;
@@ -14,6 +15,7 @@ pub mod encoder;
 pub mod error;
 pub mod instruct;
 pub mod number;
+pub mod prepared;
 pub mod prompt;
 mod shared_prefix;
 pub mod special;

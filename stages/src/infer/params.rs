@@ -40,6 +40,8 @@ anneal_engine::params! {
         merge_adapter: bool = false;
         /// Most answers that are decoded at the same time; fewer where memory does not suffice. Changes no answer.
         batch_size: usize = 64, in 1..=4096, unit "sequences", memory "each has a key-value cache";
+        /// Also measure the loss on the reference answers of the same samples: the mean negative log-likelihood of their tokens, as trainers measure it on the eval split. One more pass over every sample; changes no answer.
+        eval_loss: bool = false;
         /// Compute what questions of one context share once. Changes no answer.
         prefix_sharing: bool = true, memory "one more key-value cache";
     }
@@ -59,6 +61,16 @@ pub(super) fn check(params: &Value) -> Vec<Problem> {
             hint: Some("set decoding = \"sample\", or leave it out".to_owned()),
             missing_file: false,
         }));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    let sids = params.get("sids").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64);
+    if let Some(twice) = sids.into_iter().find(|sid| !seen.insert(*sid)) {
+        problems.push(Problem {
+            at: vec!["sids".to_owned()],
+            message: format!("names sample {twice} twice"),
+            hint: Some("each is answered once; name it once".to_owned()),
+            missing_file: false,
+        });
     }
     let empty = |text: &Value| text.as_str().is_some_and(str::is_empty);
     if params.get("stop").and_then(Value::as_array).is_some_and(|texts| texts.iter().any(empty)) {
@@ -88,5 +100,7 @@ mod tests {
         assert_eq!(say(both), [effect("temperature"), effect("seed")]);
         assert_eq!(say(json!({"decoding": "model", "temperature": 0.5})), Vec::<String>::new());
         assert_eq!(say(json!({"stop": ["a", ""]})).len(), 1);
+        assert_eq!(say(json!({"sids": [3, 1, 3, 1]})), ["sids: names sample 3 twice"]);
+        assert_eq!(say(json!({"sids": [3, 1]})), Vec::<String>::new());
     }
 }

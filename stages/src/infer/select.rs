@@ -12,7 +12,7 @@ const NAMED: usize = 5;
 /// Positions of the asked samples in the token set.
 ///
 /// # Errors
-/// A sample that is not there, or is asked for twice.
+/// A sample that is not there. (One that is asked for twice is refused before anything runs.)
 pub(super) fn choose(params: &InferParams, tokens: &TokenSet) -> Result<Vec<usize>, Failure> {
     let by_sid: BTreeMap<u64, usize> = tokens.examples.iter().enumerate().map(|(i, e)| (e.sid as u64, i)).collect();
     if params.sids.is_empty() {

@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::normalize::compare;
+use super::number::Edition;
 
 /// The score of one answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -20,7 +21,7 @@ pub struct TextScore {
 #[must_use]
 pub fn score_text(uid: &str, answer: &str, gold: &str) -> TextScore {
     let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (em, f1) = compare(&flat(answer), &flat(gold));
+    let (em, f1) = compare(&flat(answer), &flat(gold), Edition::Official);
     TextScore { uid: uid.to_owned(), em, f1 }
 }
 

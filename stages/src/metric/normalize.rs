@@ -3,19 +3,21 @@
 
 use std::collections::HashSet;
 
-use super::number::{decimals, four_decimals, is_number, is_space, to_number};
+use super::number::{Edition, decimals, four_decimals, is_number, is_space, to_number};
 
-/// All items of an answer as one string, sorted, with numbers brought to one scale and four decimals.
-pub(super) fn answer_text(items: &[String], scale: &str) -> String {
-    let mut sorted: Vec<&String> = items.iter().collect();
+/// All items of an answer as one string, sorted, with numbers brought to one scale and four decimals. TAT-LLM's edition
+/// knows small letters only.
+pub(super) fn answer_text(items: &[String], scale: &str, edition: Edition) -> String {
+    let cased = |item: &String| if edition == Edition::TatLlm { item.to_lowercase() } else { item.clone() };
+    let mut sorted: Vec<String> = items.iter().map(cased).collect();
     // UTF-8 sorts by code point, as Python does.
     sorted.sort();
-    let parts: Vec<String> = sorted.into_iter().map(|item| item_text(item, scale)).collect();
+    let parts: Vec<String> = sorted.iter().map(|item| item_text(item, scale, edition)).collect();
     parts.join(" ")
 }
 
-fn item_text(item: &str, scale: &str) -> String {
-    match to_number(item).filter(|_| is_number(item)) {
+fn item_text(item: &str, scale: &str, edition: Edition) -> String {
+    match to_number(item, edition).filter(|_| is_number(item)) {
         // A percent sign has already divided the number by 100, so the scale says nothing new.
         Some(number) if item.contains('%') => decimals(&number),
         Some(number) => four_decimals(number, scale),
@@ -27,16 +29,18 @@ fn item_text(item: &str, scale: &str) -> String {
 /// The second reading of a lone unscaled number: as it stands, so that 0.1214 also matches 12.14 percent.
 pub(super) fn unscaled_text(items: &[String], scale: &str) -> Option<String> {
     match items {
-        [item] if scale.is_empty() && !item.contains('%') && is_number(item) => to_number(item).map(|n| decimals(&n)),
+        [item] if scale.is_empty() && !item.contains('%') && is_number(item) => {
+            to_number(item, Edition::Official).map(|n| decimals(&n))
+        }
         _ => None,
     }
 }
 
 /// Lower case, without punctuation and articles, numbers in one form, single spaces.
-pub(super) fn normalized(text: &str) -> String {
+pub(super) fn normalized(text: &str, edition: Edition) -> String {
     let mut out = String::with_capacity(text.len());
     for token in text.split(' ') {
-        for word in without_articles(&bare_token(&token.to_lowercase())).split(is_space) {
+        for word in without_articles(&bare_token(&token.to_lowercase(), edition)).split(is_space) {
             if !word.is_empty() {
                 if !out.is_empty() {
                     out.push(' ');
@@ -49,9 +53,9 @@ pub(super) fn normalized(text: &str) -> String {
 }
 
 /// A token without punctuation, unless it is a number; and a number in its printed form.
-fn bare_token(token: &str) -> String {
+fn bare_token(token: &str, edition: Edition) -> String {
     // "infinity" is a number that holds no digits: the official code prints None for it.
-    let printed = |text: &str| to_number(text).map_or_else(|| "None".to_owned(), |number| number.to_string());
+    let printed = |text: &str| to_number(text, edition).map_or_else(|| "None".to_owned(), |number| number.to_string());
     if is_number(token) {
         return printed(token);
     }
@@ -75,8 +79,8 @@ fn without_articles(token: &str) -> String {
 }
 
 /// Exact match and F1 of two answers in the form of [`answer_text`].
-pub(super) fn compare(predicted: &str, gold: &str) -> (f64, f64) {
-    let (predicted, gold) = (normalized(predicted), normalized(gold));
+pub(super) fn compare(predicted: &str, gold: &str, edition: Edition) -> (f64, f64) {
+    let (predicted, gold) = (normalized(predicted, edition), normalized(gold, edition));
     if predicted == gold {
         return (1.0, 1.0);
     }
@@ -120,7 +124,7 @@ mod tests {
             ("(1-2) $5,000.00", "12 5000.0"),
             ("Infinity", "None"),
         ] {
-            assert_eq!(normalized(text), expected, "{text}");
+            assert_eq!(normalized(text, Edition::Official), expected, "{text}");
         }
     }
 
@@ -134,8 +138,8 @@ mod tests {
             let s = row["s"].as_str().unwrap();
             assert_eq!(is_number(s), row["is_number"].as_bool().unwrap(), "is_number {s:?}");
             let number = row["to_number"].as_number().map(ToString::to_string);
-            assert_eq!(to_number(s).map(|n| json_text(&n)), number, "to_number {s:?}");
-            assert_eq!(normalized(s), row["normalize"].as_str().unwrap(), "normalize {s:?}");
+            assert_eq!(to_number(s, Edition::Official).map(|n| json_text(&n)), number, "to_number {s:?}");
+            assert_eq!(normalized(s, Edition::Official), row["normalize"].as_str().unwrap(), "normalize {s:?}");
             let factor = match row["scale"].as_f64().unwrap() {
                 1.0 => Factor::One,
                 0.01 => Factor::Percent,
@@ -143,7 +147,11 @@ mod tests {
             };
             assert_eq!(scale_factor(s), factor, "scale {s:?}");
             for (scale, texts) in row["answer_str"].as_object().unwrap() {
-                assert_eq!(answer_text(&[s.to_owned()], scale), texts[0].as_str().unwrap(), "{s:?} {scale}");
+                assert_eq!(
+                    answer_text(&[s.to_owned()], scale, Edition::Official),
+                    texts[0].as_str().unwrap(),
+                    "{s:?} {scale}"
+                );
             }
             calls += 1;
         }
@@ -152,7 +160,7 @@ mod tests {
             let (predicted, gold) = (side("pred"), side("gold"));
             if let ([predicted], [gold]) = (predicted.as_slice(), gold.as_slice()) {
                 let expected = (row["em"].as_f64().unwrap(), row["f1"].as_f64().unwrap());
-                assert_eq!(compare(predicted, gold), expected, "{predicted:?} {gold:?}");
+                assert_eq!(compare(predicted, gold, Edition::Official), expected, "{predicted:?} {gold:?}");
                 calls += 1;
             }
         }

@@ -3,6 +3,15 @@
 
 use crate::data::number::{Number, round_to};
 
+/// Two editions of the metric read the same text in details differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Edition {
+    /// The data set's own evaluator.
+    Official,
+    /// That of TAT-LLM (Zhu et al. 2024), see `tat_llm`.
+    TatLlm,
+}
+
 /// A factor by which a number is multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Factor {
@@ -70,10 +79,10 @@ pub(super) fn is_number(text: &str) -> bool {
 
 /// The first number in a text, with its glued or following scale word, parentheses as a minus, and percent sign,
 /// rounded to four decimals.
-pub(super) fn to_number(text: &str) -> Option<Number> {
+pub(super) fn to_number(text: &str, edition: Edition) -> Option<Number> {
     let number = extract(text)?;
     let scaled = glued_scale(text).times(&number);
-    let signed = if in_parentheses(text) { negated(scaled) } else { scaled };
+    let signed = if in_parentheses(text, edition) { negated(scaled) } else { scaled };
     let value = if has_percent(text) { Factor::Percent.times(&signed) } else { signed };
     Some(rounded(value, 4))
 }
@@ -81,28 +90,45 @@ pub(super) fn to_number(text: &str) -> Option<Number> {
 /// The first number in a text after symbols are deleted: `[+-]?\d+(\.\d+)?`, but nothing if a bare `.5` comes first.
 fn extract(text: &str) -> Option<Number> {
     let chars: Vec<char> = without_symbols(text).chars().collect();
+    next_number(&chars, 0)?.0
+}
+
+/// All numbers in a text, as [`extract`] finds the first.
+pub(super) fn all_numbers(text: &str) -> Vec<Number> {
+    let chars: Vec<char> = without_symbols(text).chars().collect();
+    let mut found = Vec::new();
+    let mut from = 0;
+    while let Some((number, end)) = next_number(&chars, from) {
+        found.extend(number);
+        from = end;
+    }
+    found
+}
+
+/// What the pattern finds from `from` on, and where it ends; no number for a bare `.5`, which is found and passed over.
+fn next_number(chars: &[char], from: usize) -> Option<(Option<Number>, usize)> {
     let is_digit = |at: usize| chars.get(at).copied().and_then(digit).is_some();
     let is_point = |at: usize| chars.get(at) == Some(&'.');
-    for start in 0..chars.len() {
+    let digits_from = |mut at: usize| {
+        while is_digit(at) {
+            at += 1;
+        }
+        at
+    };
+    for start in from..chars.len() {
         let unsigned = start + usize::from(matches!(chars[start], '+' | '-'));
         if is_point(unsigned) && is_digit(unsigned + 1) {
-            return None;
+            return Some((None, digits_from(unsigned + 1)));
         }
         if !is_digit(unsigned) {
             continue;
         }
-        let mut end = unsigned;
-        while is_digit(end) {
-            end += 1;
-        }
+        let mut end = digits_from(unsigned);
         if is_point(end) && is_digit(end + 1) {
-            end += 1;
-            while is_digit(end) {
-                end += 1;
-            }
+            end = digits_from(end + 1);
         }
         let text: String = chars[start..end].iter().map(|&c| digit(c).unwrap_or(c)).collect();
-        return Number::parse(&text);
+        return Some((Number::parse(&text), end));
     }
     None
 }
@@ -128,10 +154,11 @@ fn glued_scale(text: &str) -> Factor {
     Factor::One
 }
 
-/// Whether some parentheses hold nothing but digits, dots and spaces.
-fn in_parentheses(text: &str) -> bool {
+/// Whether some parentheses hold nothing but digits, dots and spaces; in TAT-LLM's edition percent signs too.
+fn in_parentheses(text: &str, edition: Edition) -> bool {
+    let percent = |c: char| c == '%' && edition == Edition::TatLlm;
     text.split('(').skip(1).any(|inside| {
-        let held = inside.find(|c| !(is_digit_or_dot(c) || is_space(c)));
+        let held = inside.find(|c| !(is_digit_or_dot(c) || is_space(c) || percent(c)));
         held.is_some_and(|at| at > 0 && inside[at..].starts_with(')'))
     })
 }
@@ -233,7 +260,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> (bool, Option<String>) {
-        (is_number(text), to_number(text).map(|number| number.to_string()))
+        (is_number(text), to_number(text, Edition::Official).map(|number| number.to_string()))
     }
 
     #[test]
@@ -264,6 +291,16 @@ mod tests {
         for (text, number, value) in cases {
             assert_eq!(check(text), (number, value.map(str::to_owned)), "{text}");
         }
+    }
+
+    #[test]
+    fn all_numbers_of_a_text_and_parentheses_of_the_other_edition() {
+        let all = |text: &str| all_numbers(text).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(all("from $1,496.5 to -12 and .5 (7%)"), ["1496.5", "-12", "7"]);
+        assert_eq!(all("none"), Vec::<String>::new());
+        let number = |edition| to_number("(4.5%)", edition).map(|number| number.to_string());
+        assert_eq!(number(Edition::Official).as_deref(), Some("0.045"));
+        assert_eq!(number(Edition::TatLlm).as_deref(), Some("-0.045"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::normalize::{answer_text, as_f64, compare, unscaled_text};
+use super::number::Edition;
 use super::predictions::{Prediction, Predictions};
 use crate::data::tatqa::{AnswerFrom, AnswerType, Question};
 
@@ -85,32 +86,37 @@ impl Sum {
 
 /// Scores `predictions` against `gold`.
 pub fn score<'a>(gold: impl IntoIterator<Item = &'a Question>, predictions: &Predictions) -> Scores {
-    let mut per_question = Vec::new();
-    let mut total = Sum::default();
-    let mut pivots: BTreeMap<(AnswerType, AnswerFrom), Sum> = BTreeMap::new();
+    let mut rows = Vec::new();
     let mut missing = 0;
     for question in gold {
         let prediction = predictions.get(&question.uid);
         missing += usize::from(prediction.is_none());
         let row = prediction.map_or_else(|| zero(question), |prediction| score_one(question, prediction));
-        total.add(&row);
-        pivots.entry((question.answer_type, question.answer_from)).or_default().add(&row);
-        per_question.push(row);
+        rows.push((question, row));
     }
-    let pivots = pivots.into_iter().map(|((answer_type, answer_from), sum)| {
-        let (em, f1, scale) = sum.means();
-        Pivot { answer_type, answer_from, questions: sum.questions, em, f1, scale }
-    });
-    let (em, f1, scale) = total.means();
-    Scores {
-        questions: total.questions,
-        missing,
-        unknown: predictions.len().saturating_sub(total.questions - missing),
-        em,
-        f1,
-        scale,
-        pivots: pivots.collect(),
-        per_question,
+    let unknown = predictions.len().saturating_sub(rows.len() - missing);
+    Scores { missing, unknown, ..Scores::of(rows) }
+}
+
+impl Scores {
+    /// Totals and pivots of scored questions, in their order.
+    #[must_use]
+    pub fn of<'a>(rows: impl IntoIterator<Item = (&'a Question, QuestionScore)>) -> Self {
+        let mut per_question = Vec::new();
+        let mut total = Sum::default();
+        let mut pivots: BTreeMap<(AnswerType, AnswerFrom), Sum> = BTreeMap::new();
+        for (question, row) in rows {
+            total.add(&row);
+            pivots.entry((question.answer_type, question.answer_from)).or_default().add(&row);
+            per_question.push(row);
+        }
+        let pivots = pivots.into_iter().map(|((answer_type, answer_from), sum)| {
+            let (em, f1, scale) = sum.means();
+            Pivot { answer_type, answer_from, questions: sum.questions, em, f1, scale }
+        });
+        let (em, f1, scale) = total.means();
+        let questions = total.questions;
+        Self { questions, missing: 0, unknown: 0, em, f1, scale, pivots: pivots.collect(), per_question }
     }
 }
 
@@ -124,13 +130,14 @@ pub fn score_one(question: &Question, prediction: &Prediction) -> QuestionScore 
     if prediction.items.is_empty() {
         return zero(question);
     }
-    let gold = answer_text(&gold_items(question), &question.scale);
+    let gold = answer_text(&gold_items(question), &question.scale, Edition::Official);
     let scale = prediction.scale.as_deref().unwrap_or("");
-    let readings = [Some(answer_text(&prediction.items, scale)), unscaled_text(&prediction.items, scale)];
+    let readings =
+        [Some(answer_text(&prediction.items, scale, Edition::Official)), unscaled_text(&prediction.items, scale)];
     let (em, f1) = readings
         .iter()
         .flatten()
-        .map(|reading| compare(reading, &gold))
+        .map(|reading| compare(reading, &gold, Edition::Official))
         .fold((0.0, 0.0), |best, pair| if pair > best { pair } else { best });
     let counted = matches!(question.answer_type, AnswerType::Arithmetic | AnswerType::Count);
     let right_scale = prediction.scale.as_deref() == Some(question.scale.as_str());
@@ -143,7 +150,7 @@ pub fn score_one(question: &Question, prediction: &Prediction) -> QuestionScore 
 }
 
 /// The gold answer's pieces; a count is a whole number ("04" counts as "4").
-fn gold_items(question: &Question) -> Vec<String> {
+pub(super) fn gold_items(question: &Question) -> Vec<String> {
     let items = question.answer.items();
     if question.answer_type != AnswerType::Count {
         return items;

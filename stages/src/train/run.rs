@@ -274,6 +274,7 @@ impl<B: Backend> Run<'_, '_, B> {
         self.context.metric("train_loss", tail.iter().sum::<f64>() / tail.len().max(1) as f64);
         if let Some(loss) = self.log.iter().rev().find_map(|row| row.eval_loss) {
             self.context.metric("eval_loss", loss);
+            self.context.metric("perplexity", loss.exp());
         }
         self.context.metric("train_steps", self.schedule.total_steps as f64);
         self.context.metric("train_seconds", self.seconds);

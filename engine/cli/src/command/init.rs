@@ -8,6 +8,7 @@ use crate::exit::{Error, Exit};
 use crate::output;
 use anneal_engine::manifest::{LoadOptions, parse, project_root, shape_words};
 use anneal_engine::{Failure, Param, Registry, Shape};
+use anneal_stages::data::dataset::is_tat_qa;
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -84,7 +85,7 @@ enum Format {
 }
 
 impl Format {
-    /// By the first character: TAT-QA's file is one list, instruction rows are objects.
+    /// By the first character: instruction rows are objects; one list is TAT-QA's file, or of prepared samples.
     fn of(file: &Path) -> Result<Self, Error> {
         use std::io::Read;
         let mut head = Vec::new();
@@ -92,7 +93,11 @@ impl Format {
         std::fs::File::open(file).and_then(|f| f.take(4096).read_to_end(&mut head)).map_err(|e| io(&e))?;
         let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head);
         match head.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            Some(b'[') => Ok(Self::TatQa),
+            Some(b'[') => match is_tat_qa(file) {
+                Ok(true) => Ok(Self::TatQa),
+                Ok(false) => Ok(Self::Instruct),
+                Err(error) => Err(Failure::user(error.to_string()).into()),
+            },
             Some(b'{') => Ok(Self::Instruct),
             _ => Err(Failure::user(format!("{}: the format of this data file is not known", file.display()))
                 .hint("it is TAT-QA's JSON, or JSON lines of `instruction`, `input`, `output` or of `messages`")

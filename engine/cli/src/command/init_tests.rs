@@ -69,14 +69,15 @@ fn a_manifest_reads_like_this() {
 }
 
 #[test]
-fn formats_are_known_by_their_first_character() {
+fn formats_are_known_by_how_files_begin() {
     let dir = tempfile::tempdir().expect("a folder");
     let of = |content: &[u8]| {
         let file = dir.path().join("f");
         std::fs::write(&file, content).expect("written");
         Format::of(&file).ok()
     };
-    assert_eq!(of(b"\xef\xbb\xbf\n [{}]"), Some(Format::TatQa));
+    assert_eq!(of(b"\xef\xbb\xbf\n [{\"table\": {}, \"questions\": []}]"), Some(Format::TatQa));
+    assert_eq!(of(b"[{\"user_prompt\": \"q\", \"resp\": \"a\"}]"), Some(Format::Instruct));
     assert_eq!(of(b"\n{\"instruction\": 1}"), Some(Format::Instruct));
     assert_eq!((of(b"a,b\n"), of(b"")), (None, None));
     assert!(Format::of(&dir.path().join("absent")).is_err());

@@ -1,6 +1,7 @@
 //! The commands, one file each, and what they share: loading a manifest, finding the store, telling errors.
 //!
 //! Unaware of what the commands print.
+mod answers;
 mod bench;
 pub(crate) mod completions;
 mod convert;
@@ -67,6 +68,7 @@ fn dispatch(command: &Command, context: &Context) -> Result<Exit, Error> {
         Command::Explain(args) => explain::run(args, context),
         Command::Graph(args) => graph::run(args, context),
         Command::Report(args) => report::run(args, context),
+        Command::Answers(args) => answers::run(args, context),
         Command::Diff(args) => diff::run(args),
         Command::Score(args) => score::run(args),
         Command::Convert(args) => convert::run(args),
@@ -89,6 +91,7 @@ impl Command {
             Self::Explain(args) => args.json,
             Self::Graph(args) => args.json,
             Self::Report(args) => args.json,
+            Self::Answers(args) => args.json,
             Self::Diff(args) => args.json,
             Self::Score(args) => args.json,
             Self::Convert(args) => args.json,

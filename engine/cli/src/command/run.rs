@@ -86,7 +86,7 @@ fn results(pipeline: &Pipeline, selected: &BTreeSet<StageId>, summary: &RunSumma
 }
 
 /// Before anything runs, tells of every file that is not there and that a stage of this run would read.
-fn check_files(pipeline: &Pipeline, selected: &BTreeSet<StageId>) -> Result<(), Error> {
+pub(super) fn check_files(pipeline: &Pipeline, selected: &BTreeSet<StageId>) -> Result<(), Error> {
     let mut missing: Vec<_> = selected.iter().flat_map(|id| pipeline.node(*id).missing.iter().cloned()).collect();
     // Instances of one stage miss the same file.
     missing.dedup();

@@ -107,8 +107,11 @@ fn definition(kind: &dyn Stage) -> Value {
         let mut inputs = inputs(kind.inputs());
         if kind.open_inputs() {
             inputs["propertyNames"] = json!({ "pattern": NAME });
-            inputs["additionalProperties"] =
-                json!({ "type": "string", "description": "The name of a stage; whatever it makes is taken." });
+            let description = match kind.open_accepts() {
+                [] => "The name of a stage; whatever it makes is taken.".to_owned(),
+                types => format!("The name of a stage that makes {}.", types.join(" or ")),
+            };
+            inputs["additionalProperties"] = json!({ "type": "string", "description": description });
         }
         first.insert("inputs".to_owned(), inputs);
     }

@@ -1,19 +1,26 @@
-//! `anneal score`: predictions against gold answers by the official metric, without a manifest.
+//! `anneal score`: predictions against gold answers by the official metric or TAT-LLM's, without a manifest.
 //!
 //! Unaware of how a score is computed.
 use crate::args::Score;
 use crate::exit::{Error, Exit};
 use crate::output;
 use anneal_engine::Failure;
-use anneal_stages::data::tatqa;
-use anneal_stages::metric::{Pivot, Predictions, Scores, score};
+use anneal_stages::data::prompt::ResponseForm;
+use anneal_stages::data::tatqa::{self, Question};
+use anneal_stages::metric::tat_llm::score_response;
+use anneal_stages::metric::{Metric, Pivot, Prediction, Predictions, QuestionScore, Scores, score};
 use serde_json::{Map, Value, json};
 
 pub(super) fn run(args: &Score) -> Result<Exit, Error> {
     let failure = |error: &dyn std::fmt::Display| Failure::user(error.to_string());
     let contexts = tatqa::read(&args.gold).map_err(|e| failure(&e))?;
     let predictions = Predictions::read(&args.predictions).map_err(|e| failure(&e))?;
-    let scores = score(contexts.iter().flat_map(|context| &context.questions), &predictions);
+    let questions = || contexts.iter().flat_map(|context| &context.questions);
+    let scores = score(questions(), &predictions);
+    let scores = match args.metric.metric() {
+        Metric::Official => scores,
+        Metric::TatLlm => leniently(questions(), &predictions, scores),
+    };
     for warning in warnings(&scores) {
         output::say(&format!("warning: {warning}"));
     }
@@ -23,6 +30,21 @@ pub(super) fn run(args: &Score) -> Result<Exit, Error> {
         output::print(&table(&scores))?;
     }
     Ok(Exit::Ok)
+}
+
+/// The same predictions by TAT-LLM's metric, each as the sentence that says it.
+fn leniently<'a>(questions: impl Iterator<Item = &'a Question>, predictions: &Predictions, official: Scores) -> Scores {
+    let rows = questions.map(|question| {
+        let score = match predictions.get(&question.uid) {
+            Some(Prediction { items, scale }) => {
+                let said = ResponseForm::TatQa.render_answer(items, scale.as_deref().unwrap_or_default());
+                score_response(question, &said)
+            }
+            None => QuestionScore { uid: question.uid.clone(), em: 0.0, f1: 0.0, scale: 0.0 },
+        };
+        (question, score)
+    });
+    Scores { missing: official.missing, unknown: official.unknown, ..Scores::of(rows) }
 }
 
 fn warnings(scores: &Scores) -> Vec<String> {

@@ -43,7 +43,11 @@ fn explain(kind: &dyn Stage) -> String {
         text += "\ninputs\n";
     }
     if kind.open_inputs() {
-        text += "  ANY NAME = a stage, whatever it makes (optional)\n";
+        let makes = match kind.open_accepts() {
+            [] => ", whatever it makes".to_owned(),
+            types => format!(" that makes {}", types.join(" or ")),
+        };
+        text += &format!("  ANY NAME = a stage{makes} (optional)\n");
     }
     for port in kind.inputs() {
         let need = if port.required { "required" } else { "optional" };
@@ -109,6 +113,7 @@ fn as_json(kind: &dyn Stage) -> Value {
         "version": kind.version(),
         "inputs": ports,
         "open_inputs": kind.open_inputs(),
+        "open_accepts": kind.open_accepts(),
         "params": params,
     })
 }

@@ -122,6 +122,14 @@ impl AdapterConfig {
         Ok(config)
     }
 
+    /// The name of the base that a folder's adapter says it was made for, without the path to it; empty if it says none.
+    pub fn base_name(dir: &Path) -> String {
+        let text = std::fs::read_to_string(dir.join(CONFIG)).unwrap_or_default();
+        let raw: Value = serde_json::from_str(&text).unwrap_or_default();
+        let name = raw.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
+        name.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
     fn refused(&self, raw: &Value) -> Option<String> {
         if self.peft_type != "LORA" {
             return Some(format!("peft_type {:?}", self.peft_type));
