@@ -89,6 +89,7 @@ fn evaluate(data: (&str, &str), models: &[Model<'_>], params: Value) -> Result<O
         params: &all,
         seed: 1,
         numerics: "cpu-f32",
+        device_memory_limit_mib: None,
         inputs: &inputs,
         sources: &[],
         out: out.path(),
