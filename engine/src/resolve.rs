@@ -6,12 +6,16 @@ use crate::graph::{Node, Pipeline, StageId};
 use crate::hash::Stamp;
 use crate::host::Host;
 use crate::key::{Digest, Keyed, action_digest, action_key, changes};
-use crate::store::{FailureRow, Latest, Miss, Record, Store};
+use crate::options::Keep;
+use crate::store::{FailureRow, Glance, Lately, Latest, Miss, Record, Store, Whole};
 use crate::{Failure, FailureClass, Source};
 use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Fewer stages than this are not worth a second thread; also what one thread takes at a time.
+const PIECE: usize = 256;
 
 /// What the store knows of a stage.
 #[derive(Debug, Clone)]
@@ -52,12 +56,14 @@ impl Resolved {
 }
 
 /// A stage's key and result.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Found {
     /// Its key.
     pub key: Digest,
-    /// Its result.
-    pub record: Arc<Record>,
+    /// Digest of its artifact.
+    pub output: Digest,
+    /// What stays of it in the store.
+    pub keep: Keep,
 }
 
 /// The results of these stages if there is nothing to do for any of them, in the order of [`Pipeline::stages`]; `None`
@@ -68,34 +74,66 @@ pub(crate) fn found_all(
     selected: &BTreeSet<StageId>,
 ) -> Option<Vec<Option<Found>>> {
     let mut found: Vec<Option<Found>> = vec![None; pipeline.stages.len()];
+    let glance = Glance::new(store);
     for level in levels(pipeline, selected) {
-        let one = |id: &StageId| {
-            let node = pipeline.node(*id);
-            if !node.missing.is_empty() {
-                return None;
-            }
-            let mut sources = Vec::with_capacity(node.sources.len());
-            for source in node.sources.iter() {
-                sources.push((source.name.as_str(), store.known_digest(&source.path)?));
-            }
-            let mut inputs = BTreeMap::new();
-            for (port, from) in &node.inputs {
-                inputs.insert(port.as_str(), found[from.index()].as_ref()?.record.output);
-            }
-            let key = action_digest(node, &inputs, &sources, &pipeline.numerics);
-            match store.look_up(&key) {
-                Ok(record) => Some((*id, Found { key, record })),
-                Err(Miss::Dropped(record)) if !node.options.keep.is_all() => Some((*id, Found { key, record })),
-                Err(_) => None,
-            }
+        let piece = |ids: &[StageId]| {
+            let (mut lately, mut files) = (Lately::default(), KnownFiles::default());
+            let mut one = |id: &StageId| {
+                let node = pipeline.node(*id);
+                let mut inputs = BTreeMap::new();
+                for (port, from) in &node.inputs {
+                    inputs.insert(port.as_str(), found[from.index()].as_ref()?.output);
+                }
+                let key = action_digest(node, &inputs, &files.of(node, store)?, &pipeline.numerics);
+                match glance.look(&key, &mut lately) {
+                    Ok(Whole { output, keep }) => Some(Found { key, output, keep }),
+                    Err(Miss::Dropped(record)) if !node.options.keep.is_all() => {
+                        Some(Found { key, output: record.output, keep: record.keep })
+                    }
+                    Err(_) => None,
+                }
+            };
+            ids.iter().map(&mut one).collect::<Option<Vec<Found>>>()
         };
-        let results: Option<Vec<(StageId, Found)>> =
-            if level.len() < 64 { level.iter().map(one).collect() } else { level.par_iter().map(one).collect() };
-        for (id, result) in results? {
+        let pieces: Option<Vec<Vec<Found>>> = if level.len() < PIECE {
+            piece(&level).map(|found| vec![found])
+        } else {
+            level.par_chunks(PIECE).map(piece).collect()
+        };
+        for (id, result) in level.iter().zip(pieces?.into_iter().flatten()) {
             found[id.index()] = Some(result);
         }
     }
     Some(found)
+}
+
+/// The files of the stage that was asked about last: the cells of a sweep mostly read the same.
+#[derive(Default)]
+struct KnownFiles<'a> {
+    of: Option<&'a Arc<[Source]>>,
+    digests: Vec<(&'a str, Digest)>,
+}
+
+impl<'a> KnownFiles<'a> {
+    /// Names and digests of a stage's files; `None` if one is missing or would have to be read.
+    fn of(&mut self, node: &'a Node, store: &Store) -> Option<Vec<(&'a str, Digest)>> {
+        if !node.missing.is_empty() {
+            return None;
+        }
+        if !self.of.is_some_and(|known| Arc::ptr_eq(known, &node.sources)) {
+            let digest = |source: &'a Source| {
+                // What the system said while the manifest was read is news still.
+                let known = match &source.stamp {
+                    Some(stamp) => store.digest_at(&source.path, stamp),
+                    None => store.known_digest(&source.path),
+                };
+                Some((source.name.as_str(), known?))
+            };
+            self.digests = node.sources.iter().map(digest).collect::<Option<_>>()?;
+            self.of = Some(&node.sources);
+        }
+        Some(self.digests.clone())
+    }
 }
 
 /// Stages in groups: those of one need only those of earlier ones.

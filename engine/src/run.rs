@@ -55,6 +55,8 @@ pub struct Options {
     pub keep_going: bool,
     /// Make a folder of the run even if there is nothing to do.
     pub record: bool,
+    /// Up to so many stages, a run without work tells of each, by an event and in its summary; of more only how many.
+    pub tell_each_up_to: usize,
     /// How to start workers.
     pub worker: WorkerCommand,
     /// The wish to stop.
@@ -68,7 +70,8 @@ pub struct RunSummary {
     pub run: String,
     /// Its folder; none if there was nothing to do, which is not worth one.
     pub folder: Option<PathBuf>,
-    /// Every stage, in the order of [`Pipeline::stages`].
+    /// Every stage, in the order of [`Pipeline::stages`]; none if there was nothing to do for more than anybody asked
+    /// to be told of.
     pub stages: Vec<StageResult>,
     /// Stages executed now.
     pub executed: usize,
@@ -102,7 +105,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
         && let Some(found) = found_all(pipeline, &store, &selected)
     {
         complaint.iter().for_each(sink);
-        return Ok(nothing_to_do(pipeline, &store, found, clock, sink));
+        return Ok(nothing_to_do(pipeline, &store, &found, options.tell_each_up_to, clock, sink));
     }
     let recording = RefCell::new(Recording::start(store.outputs(), pipeline)?);
     let emit = |event: &Stamped| {
@@ -204,7 +207,8 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
 fn nothing_to_do(
     pipeline: &Pipeline,
     store: &Store,
-    found: Vec<Option<Found>>,
+    found: &[Option<Found>],
+    most: usize,
     clock: Instant,
     sink: &dyn Fn(&Stamped),
 ) -> RunSummary {
@@ -214,21 +218,22 @@ fn nothing_to_do(
     claim(pipeline, store, sink);
     let mut latest = latest(pipeline, store);
     let keys =
-        pipeline.stages.iter().zip(&found).filter_map(|(node, found)| Some((node.name.as_str(), found.as_ref()?)));
+        pipeline.stages.iter().zip(found).filter_map(|(node, found)| Some((node.name.as_str(), found.as_ref()?)));
     if let Err(failure) = latest.bring_up_to_date(keys) {
         sink(&stamped(None, Event::Note { warning: true, message: failure.to_string() }));
     }
-    let result = |(node, found): (&Node, Option<Found>)| {
-        let Some(Found { key, record }) = found else {
+    let result = |(node, found): (&Node, &Option<Found>)| {
+        let Some(Found { key, output, .. }) = *found else {
             return StageResult { name: node.name.clone(), outcome: Outcome::NotStarted, key: None, record: None };
         };
-        let event = Event::StageCached { key: key.to_string(), output: record.output.to_string() };
+        let event = Event::StageCached { key: key.to_string(), output: output.to_string() };
         sink(&stamped(Some(&node.name), event));
-        StageResult { name: node.name.clone(), outcome: Outcome::Cached, key: Some(key), record: Some(record) }
+        StageResult { name: node.name.clone(), outcome: Outcome::Cached, key: Some(key), record: store.kept(&key) }
     };
-    let stages: Vec<StageResult> = pipeline.stages.iter().zip(found).map(result).collect();
+    let told = if found.len() > most { &[] } else { found };
+    let stages: Vec<StageResult> = pipeline.stages.iter().zip(told).map(result).collect();
     let seconds = clock.elapsed().as_secs_f64();
-    let skipped = stages.len() - cached;
+    let skipped = found.len() - cached;
     let ended = Event::RunFinished { executed: 0, cached, failed: 0, skipped, interrupted: false, seconds };
     sink(&stamped(None, ended));
     let (run, folder, interrupted) = (String::new(), None, false);

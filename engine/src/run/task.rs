@@ -14,7 +14,6 @@ use crate::slots::{Demand, Slots, Taken};
 use crate::store::Store;
 use crate::worker::{Job, Live, Lost, Setting, clear, execute, last_words, stamped, supervise};
 use crate::{Failure, Source, StageInput};
-use serde_json::Value;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -199,7 +198,7 @@ impl Tasks<'_> {
             kind: node.kind.kind().to_owned(),
             version: node.kind.version(),
             artifact: node.output.to_owned(),
-            params: Value::clone(&node.params),
+            params: node.resolved().into_owned(),
             seed: pending.seed,
             numerics: pending.numerics,
             inputs: inputs.into_iter().collect(),

@@ -42,6 +42,8 @@ pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
         slots: Slots::host_folder(),
         keep_going: !args.fail_fast,
         record: args.record,
+        // Programs are told of everything; people see no more than a table.
+        tell_each_up_to: if args.json { usize::MAX } else { READABLE },
         worker: WorkerCommand::this_program()?,
         stop: Stop::on_signals()?,
     };
@@ -69,7 +71,7 @@ pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
 
 /// The results as a table, or where to find them if they are too many to read.
 fn results(pipeline: &Pipeline, selected: &BTreeSet<StageId>, summary: &RunSummary, args: &Run) -> String {
-    if summary.stages.len() > READABLE {
+    if pipeline.stages.len() > READABLE {
         let manifest = args.source.manifest.display();
         return format!("the results are in `anneal report {manifest}`; it takes --filter, --sort and --best\n");
     }
