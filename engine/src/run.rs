@@ -11,6 +11,7 @@ pub use states::{Outcome, StageResult, Took};
 use crate::event::{Event, Stamped};
 use crate::graph::{Node, Pipeline, StageId};
 use crate::host::Host;
+use crate::key::Digest;
 use crate::recording::Recording;
 use crate::resolve::{Found, found_all};
 use crate::select::{named, select};
@@ -73,6 +74,8 @@ pub struct RunSummary {
     /// Every stage, in the order of [`Pipeline::stages`]; none if there was nothing to do for more than anybody asked
     /// to be told of.
     pub stages: Vec<StageResult>,
+    /// The keys of all stages if there was nothing to do for any of them.
+    pub found: Vec<Digest>,
     /// Stages executed now.
     pub executed: usize,
     /// Stages found in the store.
@@ -193,6 +196,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
         interrupted,
         seconds,
         stages,
+        found: Vec::new(),
     };
     let RunSummary { executed, cached, failed, skipped, .. } = summary;
     emit(&stamped(None, Event::RunFinished { executed, cached, failed, skipped, interrupted, seconds }));
@@ -237,7 +241,8 @@ fn nothing_to_do(
     let ended = Event::RunFinished { executed: 0, cached, failed: 0, skipped, interrupted: false, seconds };
     sink(&stamped(None, ended));
     let (run, folder, interrupted) = (String::new(), None, false);
-    RunSummary { run, folder, stages, executed: 0, cached, failed: 0, skipped, interrupted, seconds }
+    let found = if skipped == 0 { found.iter().flatten().map(|found| found.key).collect() } else { Vec::new() };
+    RunSummary { run, folder, stages, found, executed: 0, cached, failed: 0, skipped, interrupted, seconds }
 }
 
 fn handle(message: Message, board: &mut Board<'_>, tasks: &Tasks<'_>, emit: &dyn Fn(&Stamped)) {

@@ -117,6 +117,12 @@ pub trait Stage: Send + Sync {
     fn sources_depend_on(&self) -> Option<&'static [&'static str]> {
         None
     }
+    /// Whether nothing that this kind says of a stage with these parameters can change while this program, the project's
+    /// root and the stamps of these sources stay the same. If so, a run without work need not ask.
+    fn follows_from_sources(&self, params: &Value, sources: &[Source]) -> bool {
+        let _ = (params, sources);
+        false
+    }
     /// Does the work: reads inputs and sources, writes files into `context.out`.
     ///
     /// # Errors

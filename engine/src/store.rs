@@ -7,6 +7,7 @@
 //! checkpoints/<key>/    what an unfinished stage left for its next attempt
 //! locks/                leases, see `lease`
 //! tmp/<key>-<pid>-<n>/  work in progress; swept when nobody holds the lease of the key
+//! memos/                what runs without work found, see `memo`
 //! index                 stat cache and records in one file, so that a run without work reads one file, not thousands
 //! ```
 //! Unaware of the graph, of scheduling and of what an artifact means.
@@ -23,8 +24,8 @@ mod stray;
 mod tests;
 
 pub use failures::{FailureRow, Limits};
-pub use latest::Latest;
 pub(crate) use glance::{Glance, Lately, Whole};
+pub use latest::Latest;
 pub(crate) use latest::file_name;
 pub use publish::Draft;
 pub use record::{FileEntry, Hardware, Record, Reference};
@@ -36,6 +37,7 @@ use crate::key::{Digest, DigestMap};
 use crate::lease::Leases;
 use crate::options::Keep;
 use index::{Brief, Index, Loaded, Packed};
+use scratch::Scratch;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -117,6 +119,21 @@ impl Store {
     /// Where locks of cores lie if the host's own folder cannot be used.
     pub(crate) fn slots_folder(&self) -> PathBuf {
         self.base.join("locks")
+    }
+
+    /// Where the memo of a manifest lies in an outputs folder.
+    pub(crate) fn memo_in(outputs: &Path, name: &Digest) -> PathBuf {
+        outputs.join(FOLDER).join("memos").join(name.to_string())
+    }
+
+    /// Puts a memo in its place, in one step. Not durably: it can be made again.
+    pub(crate) fn put_memo(&self, name: &Digest, bytes: &[u8]) -> Result<(), Failure> {
+        let path = Self::memo_in(&self.outputs, name);
+        let scratch = Scratch::new(&self.base, "memos")?;
+        std::fs::create_dir_all(self.base.join("memos"))
+            .and_then(|()| std::fs::write(&scratch.path, bytes))
+            .and_then(|()| std::fs::rename(&scratch.path, &path))
+            .map_err(|e| Failure::io("write", &path, &e))
     }
 
     /// Changes whenever any process publishes a result or writes down a failure.

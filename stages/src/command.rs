@@ -106,6 +106,12 @@ impl Stage for RunCommand {
         Some(&["command", "files"])
     }
 
+    fn follows_from_sources(&self, params: &Value, sources: &[Source]) -> bool {
+        // In a folder, files may come and go.
+        let plain = |path: &PathBuf| sources.iter().any(|source| source.path == *path);
+        read(params).is_some_and(|params| params.files.iter().all(plain))
+    }
+
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
         let params: CommandParams = context.params()?;
         let work = context.launch.scratch.join("work");

@@ -217,5 +217,8 @@ fn folder_sources(way: &str, dir: &Path, config: &str) -> Result<Vec<Source>, St
     if let Some(absent) = names.iter().find(|name| !dir.join(name).is_file()) {
         return Err(format!("{}: there is no file {absent} in this folder", dir.display()));
     }
-    Ok(names.into_iter().map(|name| Source { path: dir.join(&name), name: format!("{way}/{name}"), stamp: None }).collect())
+    Ok(names
+        .into_iter()
+        .map(|name| Source { path: dir.join(&name), name: format!("{way}/{name}"), stamp: None })
+        .collect())
 }

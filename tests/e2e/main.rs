@@ -17,6 +17,7 @@ mod drivers;
 mod equivalence;
 mod generation;
 mod manifests;
+mod memo;
 mod pins;
 mod rows;
 mod sweeps;

@@ -76,7 +76,8 @@ pub(super) fn expand(
     }
     // Both lists are as long as the sweep is large: everything in them is small, and made on all cores.
     let pairs = |count: &dyn Fn(usize) -> usize| {
-        let of = |(i, whole): (usize, &Whole<'_>)| (0..count(whole.stage as usize) as u32).map(move |at| (i as u32, at));
+        let of =
+            |(i, whole): (usize, &Whole<'_>)| (0..count(whole.stage as usize) as u32).map(move |at| (i as u32, at));
         wholes.iter().enumerate().flat_map(of).collect::<Vec<(u32, u32)>>()
     };
     let listings: Vec<Listings> = wholes.iter().map(|whole| Listings::new(whole)).collect();
@@ -194,10 +195,12 @@ struct Listings {
 
 impl Listings {
     fn new(whole: &Whole<'_>) -> Self {
-        let decides = |names: &[&str], swept: &Swept| swept.path.first().is_none_or(|key| names.contains(&key.as_str()));
-        let axes = whole.kind.sources_depend_on().map(|names| {
-            whole.swept.iter().filter(|swept| decides(names, swept)).map(|swept| swept.axis).collect()
-        });
+        let decides =
+            |names: &[&str], swept: &Swept| swept.path.first().is_none_or(|key| names.contains(&key.as_str()));
+        let axes = whole
+            .kind
+            .sources_depend_on()
+            .map(|names| whole.swept.iter().filter(|swept| decides(names, swept)).map(|swept| swept.axis).collect());
         Self { axes: axes.filter(|_| !whole.swept.is_empty()), known: Mutex::default() }
     }
 

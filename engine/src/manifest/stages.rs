@@ -69,12 +69,7 @@ pub(super) fn read<'a>(
     drafts
 }
 
-fn draft<'a>(
-    checker: &mut Checker<'_>,
-    registry: &Registry,
-    entry: &'a Entry,
-    kinds: &OfKinds,
-) -> Draft<'a> {
+fn draft<'a>(checker: &mut Checker<'_>, registry: &Registry, entry: &'a Entry, kinds: &OfKinds) -> Draft<'a> {
     let (name, place) = (entry.key.as_str(), &entry.key_place);
     let mut draft = Draft {
         name,
@@ -102,8 +97,7 @@ fn draft<'a>(
     };
     draft.table = Some(table);
     let Some(kind) = kind(checker, registry, name, place, table) else { return draft };
-    let of_kind =
-        || OfKind { label: format!("stage kind `{}`", kind.kind()), declared: kind.params().into() };
+    let of_kind = || OfKind { label: format!("stage kind `{}`", kind.kind()), declared: kind.params().into() };
     let Some(of_kind) = kinds.get(kind.kind()).map(|known| known.get_or_init(of_kind)) else { return draft };
     let owner = Owner { name: &of_kind.label, place, reserved: &RESERVED };
     draft.params = checker.params(&owner, &of_kind.declared, table).map(Arc::new);

@@ -62,6 +62,21 @@ impl Latest {
         before.filter(|before| root.join(before).is_file())
     }
 
+    /// Whether these are the results of this manifest, so that there is nothing to remember or to tell.
+    pub(crate) fn is_of(&self, manifest: &Path, root: &Path) -> bool {
+        let ours = || {
+            let manifest = manifest.canonicalize().ok()?;
+            Some(manifest.strip_prefix(root.canonicalize().ok()?).unwrap_or(&manifest).to_owned())
+        };
+        let known = std::fs::read(self.folder.join(MANIFEST)).ok();
+        known.map(|bytes| PathBuf::from(OsString::from_vec(bytes))).is_some_and(|known| ours() == Some(known))
+    }
+
+    /// Stands for the names and keys for which everything here is up to date.
+    pub(crate) fn state(&self) -> Option<String> {
+        std::fs::read_to_string(self.folder.join(STATE)).ok()
+    }
+
     /// The key that a stage had the last time it was run or found.
     pub fn key(&self, stage: &str) -> Option<Digest> {
         self.keys().get(stage).copied()
