@@ -26,16 +26,17 @@ fn project() -> Project {
     project
 }
 
-/// What a run tells first, and whether it took the short way: that opens the store once, the long way never leaves it at
-/// that, because it writes the memo anew.
+/// What a run tells, and whether it took the short way: that opens the store once and records no run. The long way either
+/// records one, or finds nothing to do and opens the store again to write the memo.
 fn run(project: &Project, args: &[&str]) -> (String, bool) {
     let log = project.path("points");
     let _ = std::fs::remove_file(&log);
     let mut command = project.command(&[&["run", "memo.toml"], args].concat());
     command.env("ANNEAL_FAILPOINT_LOG", &log);
     let outcome = project.outcome(command);
-    let opened = std::fs::read_to_string(&log).unwrap().matches(" index-read\n").count();
-    (outcome.stdout + &outcome.stderr, opened == 1)
+    let points = std::fs::read_to_string(&log).unwrap();
+    let opened = points.matches(" driver index-read\n").count();
+    (outcome.stdout + &outcome.stderr, opened == 1 && !points.contains(" run-folder\n"))
 }
 
 /// Runs until the short way is taken.
