@@ -4,12 +4,13 @@
 //! The keys of a manifest are a function of its text, of the overrides, of the project's root, of this program, and of
 //! the files that the stages name. While these are the same (texts by content, files by their stamps), the keys are too,
 //! and neither the manifest nor the parameters need to be read; the results are looked at as always, record by record
-//! and file by file. An index like that of the store: whatever is wrong with it costs time. Only for kinds that say so
+//! and file by file, and must be those that the later keys were made from. An index like that of the store: whatever is wrong with it costs time. Only for kinds that say so
 //! ([`Stage::follows_from_sources`](crate::Stage::follows_from_sources)). Unaware of what is printed.
 use crate::graph::Pipeline;
 use crate::hash::Stamp;
 use crate::key::Digest;
 use crate::manifest::{LoadOptions, project_root};
+use crate::resolve::Found;
 use crate::store::{Glance, Lately, Latest, Store};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -20,9 +21,11 @@ use std::sync::Arc;
 
 /// The version in it changes with the layout.
 const HEADER: &[u8] = b"anneal memo 1\n";
+/// Key and output of a stage.
+const RESULT: usize = 64;
 /// Header, checksum, length of the first part.
 const HEAD: usize = HEADER.len() + 32 + 8;
-/// Files or keys that one thread looks at in one go.
+/// Files or results that one thread looks at in one go.
 const PIECE: usize = 256;
 
 /// A run that may have been done before: what its keys follow from, but for files.
@@ -46,7 +49,7 @@ pub struct Answer {
     pub text: String,
 }
 
-/// The first part of a memo; the keys follow it as they are.
+/// The first part of a memo; key and output of each stage follow it as they are.
 #[derive(Serialize, Deserialize)]
 struct Memo<'a> {
     identity: [u8; 32],
@@ -98,7 +101,7 @@ impl Question {
 pub fn recall(question: &Question) -> Option<Answer> {
     let path = Store::memo_in(&question.outputs, &question.name);
     let bytes = std::fs::read(path).ok()?;
-    let (memo, keys) = parse(&bytes)?;
+    let (memo, results) = parse(&bytes)?;
     if memo.identity != *question.identity.as_bytes() {
         return None;
     }
@@ -112,23 +115,28 @@ pub fn recall(question: &Question) -> Option<Answer> {
         return None;
     }
     let glance = Glance::new(&store);
-    let whole = |keys: &[[u8; 32]]| {
+    let whole = |results: &[[u8; RESULT]]| {
         let mut lately = Lately::default();
-        keys.iter().all(|key| glance.look(&Digest::new(*key), &mut lately).is_ok())
+        results.iter().all(|result| {
+            let (Some(key), Some(output)) = (result.first_chunk(), result.last_chunk()) else { return false };
+            // Made again by somebody else, with other bytes, it gives other keys to those that take it.
+            let now = glance.look(&Digest::new(*key), &mut lately);
+            now.is_ok_and(|now| now.output == Digest::new(*output))
+        })
     };
-    keys.par_chunks(PIECE).all(whole).then(|| {
+    results.par_chunks(PIECE).all(whole).then(|| {
         store.sweep();
-        Answer { stages: keys.len(), text: memo.text.to_owned() }
+        Answer { stages: results.len(), text: memo.text.to_owned() }
     })
 }
 
-/// Writes down that all stages were found with these keys, and what to say of it. A failure only costs time.
-pub fn remember(question: &Question, pipeline: &Pipeline, keys: &[Digest], text: &str) {
+/// Writes down that all stages were found, and what to say of it. A failure only costs time.
+pub fn remember(question: &Question, pipeline: &Pipeline, found: &[Found], text: &str) {
     // Without work there is no run to disturb, and nobody to tell.
-    let _ = written(question, pipeline, keys, text);
+    let _ = written(question, pipeline, found, text);
 }
 
-fn written(question: &Question, pipeline: &Pipeline, keys: &[Digest], text: &str) -> Option<()> {
+fn written(question: &Question, pipeline: &Pipeline, found: &[Found], text: &str) -> Option<()> {
     let mut files = Vec::new();
     let mut last = None;
     for node in &pipeline.stages {
@@ -151,7 +159,10 @@ fn written(question: &Question, pipeline: &Pipeline, keys: &[Digest], text: &str
     let mut bytes = vec![0; HEAD];
     bytes = postcard::to_extend(&memo, bytes).ok()?;
     let length = (bytes.len() - HEAD) as u64;
-    keys.iter().for_each(|key| bytes.extend_from_slice(key.as_bytes()));
+    for Found { key, output, .. } in found {
+        bytes.extend_from_slice(key.as_bytes());
+        bytes.extend_from_slice(output.as_bytes());
+    }
     bytes[..HEADER.len()].copy_from_slice(HEADER);
     bytes[HEAD - 8..HEAD].copy_from_slice(&length.to_le_bytes());
     let sum = blake3::hash(&bytes[HEAD - 8..]);
@@ -160,14 +171,14 @@ fn written(question: &Question, pipeline: &Pipeline, keys: &[Digest], text: &str
 }
 
 /// The parts of a memo, if it is whole.
-fn parse(bytes: &[u8]) -> Option<(Memo<'_>, &[[u8; 32]])> {
+fn parse(bytes: &[u8]) -> Option<(Memo<'_>, &[[u8; RESULT]])> {
     let rest = bytes.strip_prefix(HEADER)?;
     let (sum, rest) = rest.split_first_chunk::<32>()?;
     if blake3::hash(rest) != *sum {
         return None;
     }
     let (length, rest) = rest.split_first_chunk::<8>()?;
-    let (memo, keys) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-    let (keys, odd) = keys.as_chunks::<32>();
-    odd.is_empty().then(|| Some((postcard::from_bytes(memo).ok()?, keys)))?
+    let (memo, results) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let (results, odd) = results.as_chunks();
+    odd.is_empty().then(|| Some((postcard::from_bytes(memo).ok()?, results)))?
 }

@@ -11,7 +11,6 @@ pub use states::{Outcome, StageResult, Took};
 use crate::event::{Event, Stamped};
 use crate::graph::{Node, Pipeline, StageId};
 use crate::host::Host;
-use crate::key::Digest;
 use crate::recording::Recording;
 use crate::resolve::{Found, found_all};
 use crate::select::{named, select};
@@ -74,8 +73,8 @@ pub struct RunSummary {
     /// Every stage, in the order of [`Pipeline::stages`]; none if there was nothing to do for more than anybody asked
     /// to be told of.
     pub stages: Vec<StageResult>,
-    /// The keys of all stages if there was nothing to do for any of them.
-    pub found: Vec<Digest>,
+    /// The results of all stages if there was nothing to do for any of them.
+    pub found: Vec<Found>,
     /// Stages executed now.
     pub executed: usize,
     /// Stages found in the store.
@@ -241,7 +240,7 @@ fn nothing_to_do(
     let ended = Event::RunFinished { executed: 0, cached, failed: 0, skipped, interrupted: false, seconds };
     sink(&stamped(None, ended));
     let (run, folder, interrupted) = (String::new(), None, false);
-    let found = if skipped == 0 { found.iter().flatten().map(|found| found.key).collect() } else { Vec::new() };
+    let found = if skipped == 0 { found.iter().flatten().copied().collect() } else { Vec::new() };
     RunSummary { run, folder, stages, found, executed: 0, cached, failed: 0, skipped, interrupted, seconds }
 }
 

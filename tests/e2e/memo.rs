@@ -116,6 +116,22 @@ fn every_change_is_seen_although_there_is_a_memo() {
 }
 
 #[test]
+fn a_result_that_another_manifest_made_again_gives_other_keys() {
+    let project = project();
+    let one = "[stages.one]\nkind = \"command\"\ncommand = [\"sh\", \"-c\", \"date +%s%N > {out}/one\"]\n";
+    let rest = MANIFEST.split_once("[stages.two]").unwrap().1;
+    project.write("memo.toml", format!("[experiment]\nname = \"memo\"\n\n{one}\n[stages.two]{rest}"));
+    project.write("other.toml", format!("[experiment]\nname = \"other\"\n\n{one}"));
+    run(&project, &[]);
+    settle(&project);
+    assert_eq!(project.run(&["other.toml"]), (0, 1));
+    assert_eq!(project.run(&["other.toml", "--force", "one"]), (1, 0));
+    let (told, short) = run(&project, &[]);
+    assert!(!short && told.contains("1 executed, 1 cached"), "{told}");
+    settle(&project);
+}
+
+#[test]
 fn a_memo_that_is_damaged_or_no_longer_fits_only_costs_time() {
     let project = project();
     run(&project, &[]);
