@@ -97,23 +97,27 @@ impl Question {
     }
 }
 
-/// What came of this run the last time, if all of it holds: nothing is to be done. Sweeps the store as a run does.
-pub fn recall(question: &Question) -> Option<Answer> {
+/// What [`recall`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recalled {
+    /// What was told the last time, if all of it holds: nothing is to be done.
+    pub answer: Option<Answer>,
+    /// What was wrong with the store, and has been mended: whoever opens it next is not told any more.
+    pub complaint: Option<String>,
+}
+
+/// What came of this run the last time, if all of it holds. Sweeps the store as a run does.
+pub fn recall(question: &Question) -> Recalled {
     let path = Store::memo_in(&question.outputs, &question.name);
-    let bytes = std::fs::read(path).ok()?;
-    let (memo, results) = parse(&bytes)?;
-    if memo.identity != *question.identity.as_bytes() {
-        return None;
-    }
+    let bytes = std::fs::read(path).unwrap_or_default();
     let unchanged = |(path, stamp): &(&[u8], Stamp)| Stamp::of(Path::new(OsStr::from_bytes(path))).ok() == Some(*stamp);
-    let store = Store::open(&question.outputs).ok()?;
-    if store.complaint().is_some() || !memo.files.par_iter().with_min_len(PIECE).all(unchanged) {
-        return None;
-    }
+    let fits = |(memo, _): &(Memo<'_>, &[[u8; RESULT]])| {
+        memo.identity == *question.identity.as_bytes() && memo.files.par_iter().with_min_len(PIECE).all(unchanged)
+    };
+    let Some((memo, results)) = parse(&bytes).filter(fits) else { return Recalled::default() };
+    let Ok(store) = Store::open(&question.outputs) else { return Recalled::default() };
     let latest = Latest::of(&store, memo.experiment);
-    if latest.state().as_deref() != Some(memo.names) || !latest.is_of(&question.manifest, &question.root) {
-        return None;
-    }
+    let named = latest.state().as_deref() == Some(memo.names) && latest.is_of(&question.manifest, &question.root);
     let glance = Glance::new(&store);
     let whole = |results: &[[u8; RESULT]]| {
         let mut lately = Lately::default();
@@ -124,10 +128,12 @@ pub fn recall(question: &Question) -> Option<Answer> {
             now.is_ok_and(|now| now.output == Digest::new(*output))
         })
     };
-    results.par_chunks(PIECE).all(whole).then(|| {
+    let holds = named && results.par_chunks(PIECE).all(whole);
+    let answer = holds.then(|| {
         store.sweep();
         Answer { stages: results.len(), text: memo.text.to_owned() }
-    })
+    });
+    Recalled { answer, complaint: store.complaint() }
 }
 
 /// Writes down that all stages were found, and what to say of it. A failure only costs time.

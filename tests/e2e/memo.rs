@@ -52,13 +52,18 @@ fn settle(project: &Project) {
     panic!("the short way is never taken: {:?}", run(project, &[]));
 }
 
-/// The only file in a folder of the store, or of a folder in it.
-fn only(project: &Project, folder: &str) -> PathBuf {
-    let path = project.path("outputs").join(folder);
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
-    entries.sort();
-    let first = entries.swap_remove(0);
-    if first.is_dir() { std::fs::read_dir(first).unwrap().next().unwrap().unwrap().path() } else { first }
+/// The only memo.
+fn memo(project: &Project) -> PathBuf {
+    let mut memos = std::fs::read_dir(project.path("outputs/objects-v1/memos")).unwrap();
+    let only = memos.next().unwrap().unwrap().path();
+    assert!(memos.next().is_none());
+    only
+}
+
+/// The record of a stage's present result.
+fn record(project: &Project, stage: &str) -> PathBuf {
+    let keys: serde_json::Value = serde_json::from_str(&project.read("outputs/latest/memo/keys.json")).unwrap();
+    project.path(&format!("outputs/objects-v1/records/{}.json", keys[stage].as_str().unwrap()))
 }
 
 #[test]
@@ -84,8 +89,8 @@ fn nothing_is_read_again_while_nothing_changes_and_all_is_told_as_before() {
 fn every_change_is_seen_although_there_is_a_memo() {
     let project = project();
     run(&project, &[]);
-    let record = || only(&project, "objects-v1/records");
-    let blob = || only(&project, "objects-v1/trees");
+    let record = || record(&project, "one");
+    let blob = || project.artifact("memo", "two").join("two");
     let writable = |path: &PathBuf| std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap();
     let changes: [(&str, &dyn Fn()); 7] = [
         ("a file that a stage reads", &|| project.write("src/one", "FIRST\n")),
@@ -135,7 +140,7 @@ fn a_result_that_another_manifest_made_again_gives_other_keys() {
 fn a_memo_that_is_damaged_or_no_longer_fits_only_costs_time() {
     let project = project();
     run(&project, &[]);
-    let memo = || only(&project, "objects-v1/memos");
+    let memo = || memo(&project);
     let bytes = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = std::fs::read(memo()).unwrap();
         change(&mut bytes);
@@ -156,4 +161,11 @@ fn a_memo_that_is_damaged_or_no_longer_fits_only_costs_time() {
         assert!(!short && told.starts_with("nothing to do: 2 cached stages"), "{what}: {told}");
     }
     assert!(project.path("outputs/latest/memo/one/one").exists());
+    // An index that is damaged is told of here too, once.
+    settle(&project);
+    project.write("outputs/objects-v1/index", "rubbish");
+    let (told, _) = run(&project, &[]);
+    assert!(told.contains("nothing to do") && told.matches("index is damaged").count() == 1, "{told}");
+    let (told, _) = run(&project, &[]);
+    assert!(told.contains("nothing to do") && !told.contains("index"), "{told}");
 }

@@ -10,7 +10,7 @@ use crate::{output, render};
 use anneal_engine::diagnostic::Diagnostics;
 use anneal_engine::event::Stamped;
 use anneal_engine::graph::{Pipeline, StageId};
-use anneal_engine::memo::{Answer, Question, recall, remember};
+use anneal_engine::memo::{Answer, Question, Recalled, recall, remember};
 use anneal_engine::report::{Known, report};
 use anneal_engine::run::{Options, Outcome, RunSummary};
 use anneal_engine::select::{named, select};
@@ -28,7 +28,11 @@ const READABLE: usize = 1000;
 pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
     let clock = Instant::now();
     let question = question(args, context)?;
-    if let Some(Answer { stages, text }) = question.as_ref().and_then(recall) {
+    let Recalled { answer, complaint } = question.as_ref().map(recall).unwrap_or_default();
+    if let Some(complaint) = complaint {
+        output::say(&format!("warning: {complaint}"));
+    }
+    if let Some(Answer { stages, text }) = answer {
         output::print(&format!("{}\n{text}", nothing_to_do(stages, clock.elapsed().as_secs_f64())))?;
         return Ok(Exit::Ok);
     }
