@@ -133,7 +133,8 @@ mod tests {
             axis(4, &["init", "heads"], &[json!(5)]),
             axis(6, &["no", "place"], &[json!(0)]),
         ];
-        let cells: [(&[(u32, u32)], Value, bool); 6] = [
+        type Cell<'a> = (&'a [(u32, u32)], Value, bool);
+        let cells: [Cell<'_>; 6] = [
             (&[(1, 1)], json!({ "rank": 2, "init": { "layers": 2 }, "list": [1] }), true),
             (&[(1, 0)], json!({ "rank": 1, "init": { "layers": 2 }, "list": [1] }), true),
             (&[(3, 0)], json!({ "rank": 8, "init": { "layers": 3 }, "list": [1] }), true),
