@@ -3,6 +3,7 @@
 //!
 //! One thread owns all state and makes every decision; stages execute elsewhere and report over one channel. Unaware of
 //! terminals, and of what a stage does.
+mod leftovers;
 mod states;
 mod task;
 
@@ -19,6 +20,7 @@ use crate::stop::Stop;
 use crate::store::{Latest, Store};
 use crate::worker::{WorkerCommand, stamped};
 use crate::{Failure, FailureClass, lease};
+use leftovers::Leftovers;
 use states::Board;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -128,7 +130,10 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let jobs = options.jobs.unwrap_or(cores).max(1);
     let (send, receive) = channel();
     let slots = Slots::open(&options.slots, &store.slots_folder(), cores.max(jobs), options.host.gpus.clone());
-    let tasks = Tasks { pipeline, store: Arc::clone(&store), options, send, slots, jobs, cores, recording: &recording };
+    let leftovers = Arc::<Leftovers>::default();
+    let store_too = Arc::clone(&store);
+    let tasks =
+        Tasks { pipeline, store: store_too, options, send, slots, jobs, cores, recording: &recording, leftovers };
     let mut board = Board::new(pipeline, Arc::clone(&store), options, &selected, forced, &emit);
     let mut seen = store.generation();
     let mut told = 0;
@@ -179,6 +184,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
+    tasks.leftovers.clear();
     // What a killed run left under a lease that was not free yet when this one began.
     store.sweep();
     let seconds = clock.elapsed().as_secs_f64();
