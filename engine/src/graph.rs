@@ -2,6 +2,11 @@
 //!
 //! A stage that a sweep reaches is there once for each of its combinations. Unaware of text and spans (`manifest`
 //! builds it), of keys, and of what is cached.
+mod params;
+
+pub use params::Swept;
+pub(crate) use params::with_params;
+
 use crate::diagnostic::Diagnostic;
 use crate::options::StageOptions;
 use crate::param::Param;
@@ -38,8 +43,11 @@ pub struct Node {
     pub kind: Arc<dyn Stage>,
     /// What its kind declares as parameters, once for all its instances.
     pub declared: Arc<[Param]>,
-    /// Its parameters, defaults filled in and paths absolute.
+    /// Its parameters, defaults filled in and paths absolute, as all its instances have them; [`Node::resolved`] has
+    /// what the sweep sets in this one too.
     pub params: Arc<Value>,
+    /// Those of them that the sweep sets.
+    pub swept: Arc<[Swept]>,
     /// Seed of everything random in it.
     pub seed: u64,
     /// What it may use and what is kept of it.
@@ -56,7 +64,7 @@ pub struct Node {
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({}) {} {:?}", self.name, self.kind.kind(), self.params, self.inputs)
+        write!(f, "{} ({}) {} {:?}", self.name, self.kind.kind(), self.resolved(), self.inputs)
     }
 }
 
@@ -71,6 +79,7 @@ impl Node {
             declared: kind.params().into(),
             kind,
             params: Arc::new(params),
+            swept: Arc::default(),
             seed: 0,
             options: Arc::default(),
             inputs,

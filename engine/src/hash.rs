@@ -192,9 +192,16 @@ impl StatCache {
         self.lock().insert(seen.path, (seen.stamp, seen.digest));
     }
 
+    /// What was seen of a file, whatever it is now.
+    pub(crate) fn get(&self, path: &Path) -> Option<(Stamp, Digest)> {
+        let seen = self.lock();
+        // To hash a path costs more than to see that there is none.
+        (!seen.is_empty()).then(|| seen.get(path).copied())?
+    }
+
     /// The digest, if the file need not be read for it: one `stat`.
     pub fn peek(&self, path: &Path) -> Option<(Stamp, Digest)> {
-        let (stamp, digest) = *self.lock().get(path)?;
+        let (stamp, digest) = self.get(path)?;
         (Stamp::of(path).ok()? == stamp).then_some((stamp, digest))
     }
 

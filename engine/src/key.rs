@@ -45,6 +45,13 @@ impl Digest {
         &self.0
     }
 
+    /// Appends its hexadecimal digits.
+    pub(crate) fn push_hex(&self, text: &mut String) {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
+        text.extend(self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
+    }
+
     /// Its first twelve hexadecimal digits: enough for people.
     pub fn short(&self) -> String {
         let mut text = self.to_string();
@@ -56,7 +63,7 @@ impl Digest {
 /// A map by digest. A digest is as good as random already, so its first bytes are its hash.
 pub(crate) type DigestMap<V> = std::collections::HashMap<Digest, V, std::hash::BuildHasherDefault<FirstBytes>>;
 
-/// Hashes a digest by taking its first eight bytes.
+/// Hashes a digest, or what is as random, by taking its first eight bytes.
 #[derive(Debug, Default)]
 pub(crate) struct FirstBytes(u64);
 
@@ -81,7 +88,9 @@ impl From<blake3::Hash> for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
+        let mut text = String::with_capacity(64);
+        self.push_hex(&mut text);
+        f.write_str(&text)
     }
 }
 
@@ -178,7 +187,7 @@ fn walk(fields: &Fields<'_>, sink: &mut dyn Sink) {
     sink.text(numerics);
     // with which parameters,
     sink.field("params");
-    table(&node.declared, &node.params, sink);
+    node.with_params(|params| table(&node.declared, params, sink));
     // on which artifacts
     sink.field("inputs");
     sink.map(inputs.len());

@@ -17,6 +17,7 @@ pub mod host;
 pub mod key;
 pub mod lease;
 pub mod manifest;
+pub mod memo;
 pub mod memory;
 pub mod options;
 pub mod param;

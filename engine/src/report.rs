@@ -285,7 +285,8 @@ fn result_row(
             values.extend(measured.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
         }
     }
-    let label = node.params.get("label").and_then(|label| label.as_str()).unwrap_or(pipeline.base(id)).to_owned();
+    let label = node.with_params(|params| params.get("label").and_then(|label| label.as_str()).map(str::to_owned));
+    let label = label.unwrap_or_else(|| pipeline.base(id).to_owned());
     let trained_by = trainer.map(|id| pipeline.node(*id).name.clone());
     let set = |(axis, value): &(u32, u32)| {
         (axes[*axis as usize].clone(), pipeline.sweep.axes[*axis as usize].values[*value as usize].clone())

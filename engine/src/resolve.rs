@@ -6,12 +6,16 @@ use crate::graph::{Node, Pipeline, StageId};
 use crate::hash::Stamp;
 use crate::host::Host;
 use crate::key::{Digest, Keyed, action_digest, action_key, changes};
-use crate::store::{FailureRow, Latest, Miss, Record, Store};
+use crate::options::Keep;
+use crate::store::{FailureRow, Glance, Lately, Latest, Miss, Record, Store, Whole};
 use crate::{Failure, FailureClass, Source};
 use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Fewer stages than this are not worth a second thread; also what one thread takes at a time.
+const PIECE: usize = 256;
 
 /// What the store knows of a stage.
 #[derive(Debug, Clone)]
@@ -52,12 +56,14 @@ impl Resolved {
 }
 
 /// A stage's key and result.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Found {
     /// Its key.
     pub key: Digest,
-    /// Its result.
-    pub record: Arc<Record>,
+    /// Digest of its artifact.
+    pub output: Digest,
+    /// What stays of it in the store.
+    pub keep: Keep,
 }
 
 /// The results of these stages if there is nothing to do for any of them, in the order of [`Pipeline::stages`]; `None`
@@ -68,34 +74,66 @@ pub(crate) fn found_all(
     selected: &BTreeSet<StageId>,
 ) -> Option<Vec<Option<Found>>> {
     let mut found: Vec<Option<Found>> = vec![None; pipeline.stages.len()];
+    let glance = Glance::new(store);
     for level in levels(pipeline, selected) {
-        let one = |id: &StageId| {
-            let node = pipeline.node(*id);
-            if !node.missing.is_empty() {
-                return None;
-            }
-            let mut sources = Vec::with_capacity(node.sources.len());
-            for source in node.sources.iter() {
-                sources.push((source.name.as_str(), store.known_digest(&source.path)?));
-            }
-            let mut inputs = BTreeMap::new();
-            for (port, from) in &node.inputs {
-                inputs.insert(port.as_str(), found[from.index()].as_ref()?.record.output);
-            }
-            let key = action_digest(node, &inputs, &sources, &pipeline.numerics);
-            match store.look_up(&key) {
-                Ok(record) => Some((*id, Found { key, record })),
-                Err(Miss::Dropped(record)) if !node.options.keep.is_all() => Some((*id, Found { key, record })),
-                Err(_) => None,
-            }
+        let piece = |ids: &[StageId]| {
+            let (mut lately, mut files) = (Lately::default(), KnownFiles::default());
+            let mut one = |id: &StageId| {
+                let node = pipeline.node(*id);
+                let mut inputs = BTreeMap::new();
+                for (port, from) in &node.inputs {
+                    inputs.insert(port.as_str(), found[from.index()].as_ref()?.output);
+                }
+                let key = action_digest(node, &inputs, &files.of(node, store)?, &pipeline.numerics);
+                match glance.look(&key, &mut lately) {
+                    Ok(Whole { output, keep }) => Some(Found { key, output, keep }),
+                    Err(Miss::Dropped(record)) if !node.options.keep.is_all() => {
+                        Some(Found { key, output: record.output, keep: record.keep })
+                    }
+                    Err(_) => None,
+                }
+            };
+            ids.iter().map(&mut one).collect::<Option<Vec<Found>>>()
         };
-        let results: Option<Vec<(StageId, Found)>> =
-            if level.len() < 64 { level.iter().map(one).collect() } else { level.par_iter().map(one).collect() };
-        for (id, result) in results? {
+        let pieces: Option<Vec<Vec<Found>>> = if level.len() < PIECE {
+            piece(&level).map(|found| vec![found])
+        } else {
+            level.par_chunks(PIECE).map(piece).collect()
+        };
+        for (id, result) in level.iter().zip(pieces?.into_iter().flatten()) {
             found[id.index()] = Some(result);
         }
     }
     Some(found)
+}
+
+/// The files of the stage that was asked about last: the cells of a sweep mostly read the same.
+#[derive(Default)]
+struct KnownFiles<'a> {
+    of: Option<&'a Arc<[Source]>>,
+    digests: Vec<(&'a str, Digest)>,
+}
+
+impl<'a> KnownFiles<'a> {
+    /// Names and digests of a stage's files; `None` if one is missing or would have to be read.
+    fn of(&mut self, node: &'a Node, store: &Store) -> Option<Vec<(&'a str, Digest)>> {
+        if !node.missing.is_empty() {
+            return None;
+        }
+        if !self.of.is_some_and(|known| Arc::ptr_eq(known, &node.sources)) {
+            let digest = |source: &'a Source| {
+                // What the system said while the manifest was read is news still.
+                let known = match &source.stamp {
+                    Some(stamp) => store.digest_at(&source.path, stamp),
+                    None => store.known_digest(&source.path),
+                };
+                Some((source.name.as_str(), known?))
+            };
+            self.digests = node.sources.iter().map(digest).collect::<Option<_>>()?;
+            self.of = Some(&node.sources);
+        }
+        Some(self.digests.clone())
+    }
 }
 
 /// Stages in groups: those of one need only those of earlier ones.
@@ -121,13 +159,17 @@ pub fn resolve(pipeline: &Pipeline, store: &Store, host: &Host) -> Vec<Resolved>
 /// Looks up these stages, which are whole: with each all that it needs. The others stay unknown.
 pub fn resolve_these(pipeline: &Pipeline, store: &Store, host: &Host, selected: &BTreeSet<StageId>) -> Vec<Resolved> {
     let mut found: Vec<Resolved> = pipeline.ids().map(|_| Resolved { key: None, status: Status::Unknown }).collect();
-    let failed = store.failed_keys();
+    let (failed, glance) = (store.failed_keys(), Glance::new(store));
     for level in levels(pipeline, selected) {
         let row = |key: &Digest| failed.contains(key).then(|| store.failure(key)).flatten();
-        let one = |id: &StageId| (*id, look_up(pipeline, store, host, *id, &found, row));
-        let results: Vec<(StageId, Resolved)> =
-            if level.len() < 64 { level.iter().map(one).collect() } else { level.par_iter().map(one).collect() };
-        for (id, result) in results {
+        let piece = |ids: &[StageId]| {
+            let mut eye = Eye { glance: &glance, lately: Lately::default(), files: HashedFiles::default() };
+            let mut one = |id: &StageId| look_up(pipeline, store, host, *id, &found, &mut eye, row);
+            ids.iter().map(&mut one).collect::<Vec<Resolved>>()
+        };
+        let pieces: Vec<Vec<Resolved>> =
+            if level.len() < PIECE { vec![piece(&level)] } else { level.par_chunks(PIECE).map(piece).collect() };
+        for (id, result) in level.iter().zip(pieces.into_iter().flatten()) {
             found[id.index()] = result;
         }
     }
@@ -137,13 +179,43 @@ pub fn resolve_these(pipeline: &Pipeline, store: &Store, host: &Host, selected: 
     found
 }
 
+/// How one thread looks at stages one after the other.
+struct Eye<'a> {
+    glance: &'a Glance<'a>,
+    lately: Lately,
+    files: HashedFiles<'a>,
+}
+
+/// The files of the stage that was asked about last: the cells of a sweep mostly read the same.
+#[derive(Default)]
+struct HashedFiles<'a> {
+    of: Option<&'a Arc<[Source]>>,
+    digests: Vec<(&'a str, Digest)>,
+}
+
+impl<'a> HashedFiles<'a> {
+    /// Names and digests of a stage's files.
+    fn of(&mut self, node: &'a Node, store: &Store) -> Result<&[(&'a str, Digest)], Failure> {
+        // What is missing is told with the place in each stage.
+        let known = node.missing.is_empty() && self.of.is_some_and(|known| Arc::ptr_eq(known, &node.sources));
+        if !known {
+            self.of = None;
+            let hashed = hash_sources(node, store)?;
+            self.digests = node.sources.iter().zip(hashed).map(|(s, (.., digest))| (s.name.as_str(), digest)).collect();
+            self.of = Some(&node.sources);
+        }
+        Ok(&self.digests)
+    }
+}
+
 /// Looks up a stage; `found` has what it needs, `failure` the rows of failures.
-fn look_up(
-    pipeline: &Pipeline,
+fn look_up<'a>(
+    pipeline: &'a Pipeline,
     store: &Store,
     host: &Host,
     id: StageId,
     found: &[Resolved],
+    eye: &mut Eye<'a>,
     failure: impl Fn(&Digest) -> Option<FailureRow>,
 ) -> Resolved {
     let node = pipeline.node(id);
@@ -152,14 +224,12 @@ fn look_up(
         let Some(record) = found[from.index()].record() else { return Resolved { key: None, status: Status::Unknown } };
         inputs.insert(port.as_str(), record.output);
     }
-    let sources = match hash_sources(node, store) {
-        Ok(sources) => sources,
+    let key = match eye.files.of(node, store) {
+        Ok(sources) => action_digest(node, &inputs, sources, &pipeline.numerics),
         Err(failure) => return Resolved { key: None, status: Status::Unreadable(failure) },
     };
-    let names: Vec<(&str, Digest)> =
-        sources.iter().map(|(source, _, digest)| (source.name.as_str(), *digest)).collect();
-    let key = action_digest(node, &inputs, &names, &pipeline.numerics);
-    let status = match store.look_up(&key) {
+    let seen = eye.glance.look(&key, &mut eye.lately);
+    let status = match seen.and_then(|_| store.kept(&key).map_or_else(|| store.look_up(&key), Ok)) {
         Ok(record) => Status::Cached(record),
         Err(Miss::Dropped(record)) if !node.options.keep.is_all() => Status::Dropped(record),
         Err(miss) => match failure(&key) {

@@ -3,6 +3,7 @@
 //!
 //! One thread owns all state and makes every decision; stages execute elsewhere and report over one channel. Unaware of
 //! terminals, and of what a stage does.
+mod leftovers;
 mod states;
 mod task;
 
@@ -19,6 +20,7 @@ use crate::stop::Stop;
 use crate::store::{Latest, Store};
 use crate::worker::{WorkerCommand, stamped};
 use crate::{Failure, FailureClass, lease};
+use leftovers::Leftovers;
 use states::Board;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -55,6 +57,8 @@ pub struct Options {
     pub keep_going: bool,
     /// Make a folder of the run even if there is nothing to do.
     pub record: bool,
+    /// Up to so many stages, a run without work tells of each, by an event and in its summary; of more only how many.
+    pub tell_each_up_to: usize,
     /// How to start workers.
     pub worker: WorkerCommand,
     /// The wish to stop.
@@ -68,8 +72,11 @@ pub struct RunSummary {
     pub run: String,
     /// Its folder; none if there was nothing to do, which is not worth one.
     pub folder: Option<PathBuf>,
-    /// Every stage, in the order of [`Pipeline::stages`].
+    /// Every stage, in the order of [`Pipeline::stages`]; none if there was nothing to do for more than anybody asked
+    /// to be told of.
     pub stages: Vec<StageResult>,
+    /// The results of all stages if there was nothing to do for any of them.
+    pub found: Vec<Found>,
     /// Stages executed now.
     pub executed: usize,
     /// Stages found in the store.
@@ -102,7 +109,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
         && let Some(found) = found_all(pipeline, &store, &selected)
     {
         complaint.iter().for_each(sink);
-        return Ok(nothing_to_do(pipeline, &store, found, clock, sink));
+        return Ok(nothing_to_do(pipeline, &store, &found, options.tell_each_up_to, clock, sink));
     }
     let recording = RefCell::new(Recording::start(store.outputs(), pipeline)?);
     let emit = |event: &Stamped| {
@@ -123,7 +130,10 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let jobs = options.jobs.unwrap_or(cores).max(1);
     let (send, receive) = channel();
     let slots = Slots::open(&options.slots, &store.slots_folder(), cores.max(jobs), options.host.gpus.clone());
-    let tasks = Tasks { pipeline, store: Arc::clone(&store), options, send, slots, jobs, cores, recording: &recording };
+    let leftovers = Arc::<Leftovers>::default();
+    let store_too = Arc::clone(&store);
+    let tasks =
+        Tasks { pipeline, store: store_too, options, send, slots, jobs, cores, recording: &recording, leftovers };
     let mut board = Board::new(pipeline, Arc::clone(&store), options, &selected, forced, &emit);
     let mut seen = store.generation();
     let mut told = 0;
@@ -174,6 +184,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
+    tasks.leftovers.clear();
     // What a killed run left under a lease that was not free yet when this one began.
     store.sweep();
     let seconds = clock.elapsed().as_secs_f64();
@@ -190,6 +201,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
         interrupted,
         seconds,
         stages,
+        found: Vec::new(),
     };
     let RunSummary { executed, cached, failed, skipped, .. } = summary;
     emit(&stamped(None, Event::RunFinished { executed, cached, failed, skipped, interrupted, seconds }));
@@ -204,7 +216,8 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
 fn nothing_to_do(
     pipeline: &Pipeline,
     store: &Store,
-    found: Vec<Option<Found>>,
+    found: &[Option<Found>],
+    most: usize,
     clock: Instant,
     sink: &dyn Fn(&Stamped),
 ) -> RunSummary {
@@ -214,25 +227,27 @@ fn nothing_to_do(
     claim(pipeline, store, sink);
     let mut latest = latest(pipeline, store);
     let keys =
-        pipeline.stages.iter().zip(&found).filter_map(|(node, found)| Some((node.name.as_str(), found.as_ref()?)));
+        pipeline.stages.iter().zip(found).filter_map(|(node, found)| Some((node.name.as_str(), found.as_ref()?)));
     if let Err(failure) = latest.bring_up_to_date(keys) {
         sink(&stamped(None, Event::Note { warning: true, message: failure.to_string() }));
     }
-    let result = |(node, found): (&Node, Option<Found>)| {
-        let Some(Found { key, record }) = found else {
+    let result = |(node, found): (&Node, &Option<Found>)| {
+        let Some(Found { key, output, .. }) = *found else {
             return StageResult { name: node.name.clone(), outcome: Outcome::NotStarted, key: None, record: None };
         };
-        let event = Event::StageCached { key: key.to_string(), output: record.output.to_string() };
+        let event = Event::StageCached { key: key.to_string(), output: output.to_string() };
         sink(&stamped(Some(&node.name), event));
-        StageResult { name: node.name.clone(), outcome: Outcome::Cached, key: Some(key), record: Some(record) }
+        StageResult { name: node.name.clone(), outcome: Outcome::Cached, key: Some(key), record: store.kept(&key) }
     };
-    let stages: Vec<StageResult> = pipeline.stages.iter().zip(found).map(result).collect();
+    let told = if found.len() > most { &[] } else { found };
+    let stages: Vec<StageResult> = pipeline.stages.iter().zip(told).map(result).collect();
     let seconds = clock.elapsed().as_secs_f64();
-    let skipped = stages.len() - cached;
+    let skipped = found.len() - cached;
     let ended = Event::RunFinished { executed: 0, cached, failed: 0, skipped, interrupted: false, seconds };
     sink(&stamped(None, ended));
     let (run, folder, interrupted) = (String::new(), None, false);
-    RunSummary { run, folder, stages, executed: 0, cached, failed: 0, skipped, interrupted, seconds }
+    let found = if skipped == 0 { found.iter().flatten().copied().collect() } else { Vec::new() };
+    RunSummary { run, folder, stages, found, executed: 0, cached, failed: 0, skipped, interrupted, seconds }
 }
 
 fn handle(message: Message, board: &mut Board<'_>, tasks: &Tasks<'_>, emit: &dyn Fn(&Stamped)) {

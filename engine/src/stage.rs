@@ -2,6 +2,7 @@
 //!
 //! Unaware of every concrete kind: `anneal-stages` implements [`Stage`], `engine/cli` joins the two.
 use crate::event::Event;
+use crate::hash::Stamp;
 use crate::{Failure, Param};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -23,12 +24,15 @@ pub struct Port {
 }
 
 /// A file outside the project's store whose content is an input, such as a shard of a model.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Source {
     /// What the stage calls it; enters the key together with the content's digest. Never a local path.
     pub name: String,
     /// Where it lies on this machine; never enters a key.
     pub path: PathBuf,
+    /// What the system said of it when it was found, if it was asked: spares asking again at once. Links followed.
+    #[serde(skip)]
+    pub stamp: Option<Stamp>,
 }
 
 /// Something wrong with a stage's parameters, found before anything runs.
@@ -96,6 +100,36 @@ pub trait Stage: Send + Sync {
     fn sources_below(&self, root: &Path, params: &Value) -> Result<Vec<Source>, Vec<Problem>> {
         let _ = root;
         self.sources(params)
+    }
+    /// [`Stage::check`] and, if that finds nothing wrong, [`Stage::sources_below`]: for a kind that reads its parameters
+    /// once for both. `files`: whether to look for the files.
+    ///
+    /// # Errors
+    /// What either finds.
+    fn examine(
+        &self,
+        root: &Path,
+        params: &Value,
+        connected: &[&str],
+        files: bool,
+    ) -> Result<Vec<Source>, Vec<Problem>> {
+        let found = self.check(params, connected);
+        match (found.is_empty(), files) {
+            (false, _) => Err(found),
+            (true, false) => Ok(Vec::new()),
+            (true, true) => self.sources_below(root, params),
+        }
+    }
+    /// The parameters that decide about [`Stage::sources`], if not all may: the cells of a sweep that are alike in these
+    /// share one answer.
+    fn sources_depend_on(&self) -> Option<&'static [&'static str]> {
+        None
+    }
+    /// Whether nothing that this kind says of a stage with these parameters can change while this program, the project's
+    /// root and the stamps of these sources stay the same. If so, a run without work need not ask.
+    fn follows_from_sources(&self, params: &Value, sources: &[Source]) -> bool {
+        let _ = (params, sources);
+        false
     }
     /// Does the work: reads inputs and sources, writes files into `context.out`.
     ///

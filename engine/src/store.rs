@@ -7,10 +7,12 @@
 //! checkpoints/<key>/    what an unfinished stage left for its next attempt
 //! locks/                leases, see `lease`
 //! tmp/<key>-<pid>-<n>/  work in progress; swept when nobody holds the lease of the key
+//! memos/                what runs without work found, see `memo`
 //! index                 stat cache and records in one file, so that a run without work reads one file, not thousands
 //! ```
 //! Unaware of the graph, of scheduling and of what an artifact means.
 mod failures;
+mod glance;
 mod index;
 mod latest;
 mod layout;
@@ -22,6 +24,7 @@ mod stray;
 mod tests;
 
 pub use failures::{FailureRow, Limits};
+pub(crate) use glance::{Glance, Lately, Whole};
 pub use latest::Latest;
 pub(crate) use latest::file_name;
 pub use publish::Draft;
@@ -32,7 +35,10 @@ use crate::failpoint::pass;
 use crate::hash::{Stamp, StatCache};
 use crate::key::{Digest, DigestMap};
 use crate::lease::Leases;
-use index::Index;
+use crate::options::Keep;
+use index::{Brief, Index, Loaded, Packed};
+use scratch::Scratch;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -44,7 +50,11 @@ pub const FOLDER: &str = "objects-v1";
 pub struct Store {
     outputs: PathBuf,
     base: PathBuf,
+    /// What the index held when the store was opened.
+    packed: Packed,
+    /// Records that are not in it, or were taken out of it.
     records: Mutex<DigestMap<(Stamp, Arc<Record>)>>,
+    /// Files outside the store that are not in it.
     cache: StatCache,
     index: Index,
     complaint: Option<String>,
@@ -80,9 +90,10 @@ impl Store {
             }
         }
         let (index, loaded) = Index::open(&base);
-        let cache = StatCache::default();
-        loaded.seen.into_iter().for_each(|seen| cache.insert(seen));
-        Ok(Self { outputs, base, records: Mutex::new(loaded.records), cache, index, complaint: loaded.complaint })
+        let Loaded { packed, read_again, complaint, .. } = loaded;
+        let records = read_again.into_iter().map(|(stamp, record)| (record.key, (stamp, record))).collect();
+        let (records, cache) = (Mutex::new(records), StatCache::default());
+        Ok(Self { outputs, base, packed, records, cache, index, complaint })
     }
 
     /// The outputs folder, absolute.
@@ -108,6 +119,21 @@ impl Store {
     /// Where locks of cores lie if the host's own folder cannot be used.
     pub(crate) fn slots_folder(&self) -> PathBuf {
         self.base.join("locks")
+    }
+
+    /// Where the memo of a manifest lies in an outputs folder.
+    pub(crate) fn memo_in(outputs: &Path, name: &Digest) -> PathBuf {
+        outputs.join(FOLDER).join("memos").join(name.to_string())
+    }
+
+    /// Puts a memo in its place, in one step. Not durably: it can be made again.
+    pub(crate) fn put_memo(&self, name: &Digest, bytes: &[u8]) -> Result<(), Failure> {
+        let path = Self::memo_in(&self.outputs, name);
+        let scratch = Scratch::new(&self.base, "memos")?;
+        std::fs::create_dir_all(self.base.join("memos"))
+            .and_then(|()| std::fs::write(&scratch.path, bytes))
+            .and_then(|()| std::fs::rename(&scratch.path, &path))
+            .map_err(|e| Failure::io("write", &path, &e))
     }
 
     /// Changes whenever any process publishes a result or writes down a failure.
@@ -155,8 +181,10 @@ impl Store {
     pub fn drop_files(&self, record: &Record) -> Result<bool, Failure> {
         let Some(_alone) = self.leases().try_tree(&record.output)? else { return Ok(false) };
         self.learn_new_records();
-        let shares = |(_, other): &(Stamp, Arc<Record>)| other.output == record.output && other.keep.is_all();
-        if self.known().values().any(shares) {
+        let shares = |output, keep: Keep| output == record.output && keep.is_all();
+        if self.known().values().any(|(_, other)| shares(other.output, other.keep))
+            || self.packed_only().any(|other| shares(other.output, other.keep))
+        {
             return Ok(false);
         }
         let tree = self.tree(&record.output);
@@ -177,6 +205,7 @@ impl Store {
             let name = entry.file_name();
             let key = name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|key| key.parse().ok());
             if let Some(key) = key
+                && self.packed.record(&key).is_none()
                 && !self.known().contains_key(&key)
             {
                 // One that cannot be read shares nothing.
@@ -197,7 +226,21 @@ impl Store {
 
     /// All records that this process knows of, without their documents.
     pub(crate) fn briefs(&self) -> Vec<Arc<Record>> {
-        self.known().values().map(|(_, record)| Arc::clone(record)).collect()
+        let mut records: Vec<_> = self.known().values().map(|(_, record)| Arc::clone(record)).collect();
+        records.extend(self.packed_only().filter_map(|brief| brief.unpack().map(Arc::new)));
+        records
+    }
+
+    /// The record of a key that was just looked at, without another look.
+    pub(crate) fn kept(&self, key: &Digest) -> Option<Arc<Record>> {
+        let known = self.known().get(key).map(|(_, record)| Arc::clone(record));
+        known.or_else(|| self.packed.record(key)?.unpack().map(Arc::new))
+    }
+
+    /// What the index knows of records and nobody took out of it.
+    fn packed_only(&self) -> impl Iterator<Item = Brief<'_>> {
+        let known: HashSet<Digest> = self.known().keys().copied().collect();
+        self.packed.records().filter(move |brief| !known.contains(&brief.key))
     }
 
     /// All records of stages of one kind, with their documents.
@@ -213,6 +256,11 @@ impl Store {
         let stamp = Stamp::of(&path).map_err(|_| Miss::Absent)?;
         if let Some((_, record)) = self.known().get(key).filter(|(known, _)| *known == stamp) {
             return Ok(Arc::clone(record));
+        }
+        if let Some(record) = self.packed.record(key).filter(|brief| brief.stamp == stamp).and_then(|b| b.unpack()) {
+            let record = Arc::new(record);
+            self.known().insert(*key, (stamp, Arc::clone(&record)));
+            return Ok(record);
         }
         // A read that failed once (no descriptor left, a network that hiccups) is no reason to execute hours again; a
         // record that stays unreadable is replaced by executing its stage.
@@ -258,6 +306,9 @@ impl Store {
     /// # Errors
     /// It cannot be read, or it changes meanwhile.
     pub fn digest(&self, path: &Path) -> Result<(Stamp, Digest), Failure> {
+        if let Some(known) = self.known_file(path) {
+            return Ok(known);
+        }
         let (stamp, digest, news) = self.cache.digest(path)?;
         if let Some(seen) = news {
             self.index.append_seen(&seen);
@@ -267,12 +318,23 @@ impl Store {
 
     /// The digest of a file outside the store, if it need not be read for it.
     pub fn known_digest(&self, path: &Path) -> Option<Digest> {
-        self.cache.peek(path).map(|(_, digest)| digest)
+        self.known_file(path).map(|(_, digest)| digest)
+    }
+
+    /// The digest of a file outside the store of which the system just said this.
+    pub(crate) fn digest_at(&self, path: &Path, stamp: &Stamp) -> Option<Digest> {
+        let packed = self.packed.seen(path).filter(|(known, _)| known == stamp);
+        packed.or_else(|| self.cache.get(path).filter(|(known, _)| known == stamp)).map(|(_, digest)| digest)
+    }
+
+    fn known_file(&self, path: &Path) -> Option<(Stamp, Digest)> {
+        let stamp = Stamp::of(path).ok()?;
+        Some((stamp, self.digest_at(path, &stamp)?))
     }
 
     /// Whether [`Store::digest`] would answer without reading the file.
     pub fn digest_is_known(&self, path: &Path) -> bool {
-        self.cache.peek(path).is_some()
+        self.known_file(path).is_some()
     }
 
     /// Removes the folders of work that nobody does any more, those of keys whose lease is free, and ends the programs

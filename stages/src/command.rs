@@ -18,6 +18,7 @@ use crate::artifact::FILES;
 use anneal_engine::stage::Problem;
 use anneal_engine::{Failure, Param, ParamSet, Port, Source, Stage, StageContext};
 use rustix::fs::{Access, access};
+use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -77,31 +78,38 @@ impl Stage for RunCommand {
     }
 
     fn check(&self, params: &Value, connected: &[&str]) -> Vec<Problem> {
-        let Some(params) = read(params) else { return Vec::new() };
-        let mut found = Vec::new();
-        match params.command.first().map(String::as_str) {
-            None => found.push(problem("command", "`command` is empty", "name a program and its arguments")),
-            Some("") => {
-                found.push(problem("command", "the program's name is empty", "name a program in PATH or `files`"))
-            }
-            Some(_) => {}
-        }
-        for text in &params.command {
-            found.extend(template::check(text, connected).map(|(message, hint)| problem("command", &message, &hint)));
-        }
-        found.extend(environment::check(&params.env, connected));
-        found.extend(outputs::check(params.outputs.as_deref().unwrap_or_default()));
-        found
+        read(params).map(|params| params.check(connected)).unwrap_or_default()
     }
 
     fn sources_below(&self, root: &Path, params: &Value) -> Result<Vec<Source>, Vec<Problem>> {
+        read(params).map_or_else(|| Ok(Vec::new()), |params| params.sources(root))
+    }
+
+    fn examine(
+        &self,
+        root: &Path,
+        params: &Value,
+        connected: &[&str],
+        files: bool,
+    ) -> Result<Vec<Source>, Vec<Problem>> {
         let Some(params) = read(params) else { return Ok(Vec::new()) };
-        let sources = files::list(root, &params.files)?;
-        let program = params.command.first().map(String::as_str).unwrap_or_default();
-        match files::undeclared(program, &sources) {
-            Some(problem) => Err(vec![problem]),
-            None => Ok(sources),
+        let found = params.check(connected);
+        match (found.is_empty(), files) {
+            (false, _) => Err(found),
+            (true, false) => Ok(Vec::new()),
+            (true, true) => params.sources(root),
         }
+    }
+
+    fn sources_depend_on(&self) -> Option<&'static [&'static str]> {
+        // Of the command its program, which may have to be among the files.
+        Some(&["command", "files"])
+    }
+
+    fn follows_from_sources(&self, params: &Value, sources: &[Source]) -> bool {
+        // In a folder, files may come and go.
+        let plain = |path: &PathBuf| sources.iter().any(|source| source.path == *path);
+        read(params).is_some_and(|params| params.files.iter().all(plain))
     }
 
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
@@ -145,9 +153,39 @@ impl Stage for RunCommand {
     }
 }
 
+impl CommandParams {
+    /// What is wrong with them.
+    fn check(&self, connected: &[&str]) -> Vec<Problem> {
+        let mut found = Vec::new();
+        match self.command.first().map(String::as_str) {
+            None => found.push(problem("command", "`command` is empty", "name a program and its arguments")),
+            Some("") => {
+                found.push(problem("command", "the program's name is empty", "name a program in PATH or `files`"))
+            }
+            Some(_) => {}
+        }
+        for text in &self.command {
+            found.extend(template::check(text, connected).map(|(message, hint)| problem("command", &message, &hint)));
+        }
+        found.extend(environment::check(&self.env, connected));
+        found.extend(outputs::check(self.outputs.as_deref().unwrap_or_default()));
+        found
+    }
+
+    /// The files that they name.
+    fn sources(&self, root: &Path) -> Result<Vec<Source>, Vec<Problem>> {
+        let sources = files::list(root, &self.files)?;
+        let program = self.command.first().map(String::as_str).unwrap_or_default();
+        match files::undeclared(program, &sources) {
+            Some(problem) => Err(vec![problem]),
+            None => Ok(sources),
+        }
+    }
+}
+
 /// The parameters as a struct. The manifest's checks let nothing else through; should it come, `run` says so.
 fn read(params: &Value) -> Option<CommandParams> {
-    serde_json::from_value(params.clone()).ok()
+    CommandParams::deserialize(params).ok()
 }
 
 /// A program with a path of its own starts in the work folder, one without is looked for in PATH: here, because the

@@ -145,7 +145,7 @@ impl Stage for Load {
         for (way, config) in [("model", "config.json"), ("adapter", adapter::CONFIG)] {
             let Some(dir) = path(&[way]) else { continue };
             if way == "model" && is_gguf(&dir) && dir.is_file() {
-                sources.push(Source { name: gguf::SOURCE.to_owned(), path: dir });
+                sources.push(Source { name: gguf::SOURCE.to_owned(), path: dir, stamp: None });
                 continue;
             }
             match folder_sources(way, &dir, config) {
@@ -156,7 +156,7 @@ impl Stage for Load {
         for split in ["train", "eval"] {
             let Some(file) = path(&["dataset", split]) else { continue };
             if file.is_file() {
-                sources.push(Source { name: format!("dataset/{split}"), path: file });
+                sources.push(Source { name: format!("dataset/{split}"), path: file, stamp: None });
             } else {
                 let what = match (file.is_dir(), file.exists()) {
                     (true, _) => "is a folder, expected a file",
@@ -217,5 +217,8 @@ fn folder_sources(way: &str, dir: &Path, config: &str) -> Result<Vec<Source>, St
     if let Some(absent) = names.iter().find(|name| !dir.join(name).is_file()) {
         return Err(format!("{}: there is no file {absent} in this folder", dir.display()));
     }
-    Ok(names.into_iter().map(|name| Source { path: dir.join(&name), name: format!("{way}/{name}") }).collect())
+    Ok(names
+        .into_iter()
+        .map(|name| Source { path: dir.join(&name), name: format!("{way}/{name}"), stamp: None })
+        .collect())
 }

@@ -19,6 +19,7 @@ mod drivers;
 mod equivalence;
 mod generation;
 mod manifests;
+mod memo;
 mod pins;
 mod rows;
 mod sweeps;

@@ -92,7 +92,8 @@ fn each_parameter_set_in_a_manifest_is_the_first_cause() {
             let Some(shape) = shape(&node.kind.params(), &leaf.path).filter(|shape| *shape != Shape::Path) else {
                 continue;
             };
-            let now = leaf.path.iter().try_fold(&*node.params, |at, key| at.get(key));
+            let params = node.resolved();
+            let now = leaf.path.iter().try_fold(&*params, |at, key| at.get(key));
             let other = [1, 0].map(|which| value(&shape, which)).into_iter().find(|other| Some(other) != now).unwrap();
             let set = format!("{}.{}={other}", node.name, leaf.path.join("."));
             let Some(after) = tiny.load(&tiny.text, std::slice::from_ref(&set)) else {

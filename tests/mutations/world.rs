@@ -94,7 +94,7 @@ impl World {
         let from = |port: &String| number(self.wires.get(port).unwrap_or(&format!("up-{port}")));
         let inputs = ports.iter().map(|port| (port.clone(), from(port))).collect();
         let sources: Vec<Source> =
-            FILES.iter().map(|file| Source { name: (*file).to_owned(), path: self.path(file) }).collect();
+            FILES.iter().map(|file| Source { name: (*file).to_owned(), path: self.path(file), stamp: None }).collect();
         let it = Node::plain("it".to_owned(), Arc::clone(&self.kind), self.params.clone(), inputs);
         nodes.push(Node { seed: self.seed, sources: sources.into(), ..it });
         let it = StageId(nodes.len() as u32 - 1);

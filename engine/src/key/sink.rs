@@ -23,24 +23,26 @@ pub(super) trait Sink {
 /// What a path parameter reads in a document.
 const FILE: &str = "(file)";
 
-pub(super) struct HashSink(blake3::Hasher);
+/// Collects the encoding, to hash it in one go: a key is a few hundred bytes in a hundred pieces.
+pub(super) struct HashSink(Vec<u8>);
 
 impl HashSink {
     pub(super) fn new() -> Self {
-        Self(blake3::Hasher::new())
+        Self(Vec::with_capacity(1024))
     }
 
     pub(super) fn finish(self) -> Digest {
-        self.0.finalize().into()
+        Digest::of(&self.0)
     }
 
     fn item(&mut self, tag: u8, bytes: &[u8]) {
-        self.0.update(&[tag]).update(bytes);
+        self.0.push(tag);
+        self.0.extend_from_slice(bytes);
     }
 
     fn sized(&mut self, tag: u8, bytes: &[u8]) {
         self.item(tag, &(bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
+        self.0.extend_from_slice(bytes);
     }
 }
 

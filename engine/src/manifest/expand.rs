@@ -3,22 +3,26 @@
 //!
 //! Unaware of text, but for the places that problems point at.
 use super::stages::Draft;
-use super::sweep::Draught;
+use super::sweep::{Draught, Written};
 use super::tree::Table;
 use super::values::Checker;
 use crate::diagnostic::{Diagnostic, Place};
-use crate::graph::{Node, StageId};
+use crate::graph::{Node, StageId, Swept, with_params};
 use crate::options::StageOptions;
 use crate::stage::{Problem, Source, Stage};
-use crate::sweep::{Layout, Setting, Sweep};
+use crate::sweep::{Axis, Layout, Setting, Sweep};
+use rayon::prelude::*;
 use serde_json::Value;
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Problems of one stage's cells that are told; the others would repeat them.
 const ENOUGH: usize = 5;
 /// A longer name of an instance is replaced by a digest: it becomes part of file names.
 const LONGEST: usize = 80;
+/// Fewer variants or nodes are not worth a second thread; also what one thread takes at a time.
+const MANY: usize = 256;
 
 /// The nodes in the order of the manifest, an order to run them in, and the axes that reach each stage.
 #[derive(Debug, Default)]
@@ -28,11 +32,23 @@ pub(super) struct Expanded {
     pub(super) reach: Vec<BTreeSet<u32>>,
 }
 
-/// A stage's own parameters in some cells.
+/// What a stage's kind says of its own parameters in some cells.
 struct Variant {
-    params: Arc<Value>,
     sources: Arc<[Source]>,
     missing: Arc<[Diagnostic]>,
+    problems: Vec<Diagnostic>,
+}
+
+/// A stage of the manifest of which enough is known to make nodes.
+struct Whole<'a> {
+    stage: u32,
+    name: &'a str,
+    kind: &'a Arc<dyn Stage>,
+    params: &'a Arc<Value>,
+    options: &'a Arc<StageOptions>,
+    swept: Arc<[Swept]>,
+    /// Where its first variant is among all.
+    first: usize,
 }
 
 /// Makes the nodes. What is wrong with a cell is reported; the result is whole only if nothing was.
@@ -48,48 +64,61 @@ pub(super) fn expand(
     let order = base_order(&inputs);
     let layout = Layout::new(sweep, &inputs, &order);
     let mut begins = Vec::with_capacity(drafts.len());
-    let mut total = 0;
-    for stage in 0..drafts.len() {
+    let (mut total, mut variants, mut wholes) = (0, 0, Vec::with_capacity(drafts.len()));
+    for (stage, draft) in drafts.iter().enumerate() {
         begins.push(total);
         total += layout.count(stage);
-    }
-    let mut nodes = Vec::with_capacity(total);
-    for (stage, draft) in drafts.iter().enumerate() {
-        let (Some(kind), Some(params), Some(options)) = (&draft.kind, &draft.params, &draft.options) else { continue };
-        let before = checker.problems.len();
-        let own: Vec<Variant> = (0..layout.variants(stage))
-            .map(|variant| {
-                let setting = layout.variant_setting(stage, variant);
-                let asked = Asked { checker, draft, draught, sweep };
-                asked.variant(kind.as_ref(), params, &setting)
-            })
-            .collect();
-        shorten(&mut checker.problems, before);
-        let options: &Arc<StageOptions> = options;
-        for instance in 0..layout.count(stage) {
-            let setting = layout.setting(stage, instance);
-            let variant = &own[layout.variant(stage, instance)];
-            let input = |link: &super::stages::Link<'_>| {
-                let from = link.from.index();
-                let at = begins[from] + layout.upstream(stage, instance, from);
-                (link.name.to_owned(), StageId(at as u32))
-            };
-            nodes.push(Node {
-                name: name(draft.name, stage, sweep, &setting),
-                base: stage as u32,
-                kind: Arc::clone(kind),
-                declared: Arc::clone(&draft.declared),
-                params: Arc::clone(&variant.params),
-                seed: seed_of(sweep, &setting).unwrap_or(seed),
-                options: Arc::clone(options),
-                inputs: draft.inputs.iter().map(input).collect(),
-                output: draft.output.unwrap_or_default(),
-                sources: Arc::clone(&variant.sources),
-                missing: Arc::clone(&variant.missing),
-                setting,
-            });
+        if let (Some(kind), Some(params), Some(options)) = (&draft.kind, &draft.params, &draft.options) {
+            let swept = swept_in(stage, sweep, draught);
+            wholes.push(Whole { stage: stage as u32, name: draft.name, kind, params, options, swept, first: variants });
+            variants += layout.variants(stage);
         }
     }
+    // Both lists are as long as the sweep is large: everything in them is small, and made on all cores.
+    let pairs = |count: &dyn Fn(usize) -> usize| {
+        let of =
+            |(i, whole): (usize, &Whole<'_>)| (0..count(whole.stage as usize) as u32).map(move |at| (i as u32, at));
+        wholes.iter().enumerate().flat_map(of).collect::<Vec<(u32, u32)>>()
+    };
+    let listings: Vec<Listings> = wholes.iter().map(|whole| Listings::new(whole)).collect();
+    let variant = |(whole, variant): &(u32, u32)| {
+        let (whole, listings) = (&wholes[*whole as usize], &listings[*whole as usize]);
+        let draft = &drafts[whole.stage as usize];
+        let setting = layout.variant_setting(whole.stage as usize, *variant as usize);
+        Asked { root: checker.root, whole, draft, draught, sweep, listings }.variant(&setting)
+    };
+    let own: Vec<Variant> = all(&pairs(&|stage| layout.variants(stage)), variant);
+    for whole in &wholes {
+        let of = &own[whole.first..whole.first + layout.variants(whole.stage as usize)];
+        shorten(of.iter().flat_map(|variant| &variant.problems), &mut checker.problems);
+    }
+    let node = |(whole, instance): &(u32, u32)| {
+        let whole = &wholes[*whole as usize];
+        let (stage, instance) = (whole.stage as usize, *instance as usize);
+        let (draft, setting) = (&drafts[stage], layout.setting(stage, instance));
+        let variant = &own[whole.first + layout.variant(stage, instance)];
+        let input = |link: &super::stages::Link<'_>| {
+            let from = link.from.index();
+            let at = begins[from] + layout.upstream(stage, instance, from);
+            (link.name.to_owned(), StageId(at as u32))
+        };
+        Node {
+            name: name(whole.name, stage, sweep, &setting),
+            base: whole.stage,
+            kind: Arc::clone(whole.kind),
+            declared: Arc::clone(&draft.declared),
+            params: Arc::clone(whole.params),
+            swept: Arc::clone(&whole.swept),
+            seed: seed_of(sweep, &setting).unwrap_or(seed),
+            options: Arc::clone(whole.options),
+            inputs: draft.inputs.iter().map(input).collect(),
+            output: draft.output.unwrap_or_default(),
+            sources: Arc::clone(&variant.sources),
+            missing: Arc::clone(&variant.missing),
+            setting,
+        }
+    };
+    let nodes = all(&pairs(&|stage| layout.count(stage)), node);
     let instances = |stage: usize| (0..layout.count(stage)).map(move |i| (stage, i));
     let order = order
         .iter()
@@ -97,6 +126,23 @@ pub(super) fn expand(
         .map(|(stage, instance)| StageId((begins[stage] + instance) as u32))
         .collect();
     Expanded { nodes, order, reach: layout.into_reach() }
+}
+
+/// Makes something of each, of many on all cores.
+fn all<T: Sync, R: Send>(of: &[T], make: impl Fn(&T) -> R + Sync + Send) -> Vec<R> {
+    if of.len() < MANY { of.iter().map(make).collect() } else { of.par_iter().with_min_len(MANY).map(make).collect() }
+}
+
+/// The axes of a stage's own parameters.
+fn swept_in(stage: usize, sweep: &Sweep, draught: &Draught<'_>) -> Arc<[Swept]> {
+    let axes = sweep.axes.iter().zip(&draught.axes).enumerate().filter(|(_, (axis, _))| axis.stage == Some(stage));
+    let swept = |(axis, (values, written)): (usize, (&Axis, &Written<'_>))| Swept {
+        axis: axis as u32,
+        path: written.path.get(1..).unwrap_or_default().to_vec(),
+        values: values.values.clone(),
+    };
+    let swept: Vec<Swept> = axes.map(swept).collect();
+    if swept.is_empty() { Arc::default() } else { swept.into() }
 }
 
 /// Every stage after all it needs; among those that could come next, the first of the manifest.
@@ -140,54 +186,107 @@ fn seed_of(sweep: &Sweep, setting: &Setting) -> Option<u64> {
     sweep.axes[*axis as usize].values[*value as usize].as_u64()
 }
 
-/// What the checks of one stage need.
-struct Asked<'a, 'b, 'c> {
-    checker: &'a mut Checker<'b>,
-    draft: &'a Draft<'c>,
-    draught: &'a Draught<'c>,
-    sweep: &'a Sweep,
+/// The files of a stage, by what decides about them.
+struct Listings {
+    /// Axes that do; none: every set of parameters is asked about.
+    axes: Option<Vec<u32>>,
+    known: Mutex<HashMap<Setting, Arc<[Source]>>>,
 }
 
-impl Asked<'_, '_, '_> {
-    fn variant(self, kind: &dyn Stage, base: &Arc<Value>, setting: &Setting) -> Variant {
-        let mut params = Arc::clone(base);
-        if !setting.is_empty() {
-            let mut changed = Value::clone(base);
-            for (axis, value) in setting {
-                let value = self.sweep.axes[*axis as usize].values[*value as usize].clone();
-                if !put(&mut changed, &self.draught.axes[*axis as usize].path[1..], value) {
-                    let problem = Diagnostic::error(
-                        self.draught.axes[*axis as usize].place,
-                        format!("stage `{}` leaves out the table of this parameter", self.draft.name),
-                    );
-                    self.checker
-                        .complain(problem.hint("write the table in the stage, then sweep over its values".to_owned()));
-                }
+impl Listings {
+    fn new(whole: &Whole<'_>) -> Self {
+        let decides =
+            |names: &[&str], swept: &Swept| swept.path.first().is_none_or(|key| names.contains(&key.as_str()));
+        let axes = whole
+            .kind
+            .sources_depend_on()
+            .map(|names| whole.swept.iter().filter(|swept| decides(names, swept)).map(|swept| swept.axis).collect());
+        Self { axes: axes.filter(|_| !whole.swept.is_empty()), known: Mutex::default() }
+    }
+
+    /// What of a cell decides; `None`: nobody knows.
+    fn decisive(&self, setting: &Setting) -> Option<Setting> {
+        let axes = self.axes.as_ref()?;
+        Some(setting.iter().copied().filter(|(axis, _)| axes.contains(axis)).collect())
+    }
+
+    fn get(&self, decisive: &Setting) -> Option<Arc<[Source]>> {
+        self.lock().get(decisive).cloned()
+    }
+
+    fn insert(&self, decisive: Setting, sources: &Arc<[Source]>) {
+        self.lock().insert(decisive, Arc::clone(sources));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Setting, Arc<[Source]>>> {
+        // A panic elsewhere leaves the map whole: every change to it is one insertion.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the checks of one stage need.
+struct Asked<'a> {
+    root: &'a Path,
+    whole: &'a Whole<'a>,
+    draft: &'a Draft<'a>,
+    draught: &'a Draught<'a>,
+    sweep: &'a Sweep,
+    listings: &'a Listings,
+}
+
+impl Asked<'_> {
+    fn variant(&self, setting: &Setting) -> Variant {
+        with_params(self.whole.params, &self.whole.swept, setting, |params, placed| {
+            let mut variant = self.checked(params, setting);
+            if !placed {
+                self.no_place(setting, &mut variant.problems);
             }
-            params = Arc::new(changed);
-        }
+            variant
+        })
+    }
+
+    fn checked(&self, params: &Value, setting: &Setting) -> Variant {
+        let kind = self.whole.kind;
         let connected: Vec<&str> = self.draft.inputs.iter().map(|link| link.name).collect();
-        let mut found = kind.check(&params, &connected);
-        let mut sources: Vec<Source> = Vec::new();
-        if found.is_empty() {
-            match kind.sources_below(self.checker.root, &params) {
-                Ok(all) => sources = all,
-                Err(problems) => found = problems,
+        let decisive = self.listings.decisive(setting);
+        let known = decisive.as_ref().and_then(|decisive| self.listings.get(decisive));
+        let (sources, found) = match (kind.examine(self.root, params, &connected, known.is_none()), known) {
+            (Err(found), _) => (Arc::default(), found),
+            (Ok(_), Some(known)) => (known, Vec::new()),
+            (Ok(sources), None) => {
+                let sources: Arc<[Source]> = if sources.is_empty() { Arc::default() } else { sources.into() };
+                if let Some(decisive) = decisive {
+                    self.listings.insert(decisive, &sources);
+                }
+                (sources, Vec::new())
+            }
+        };
+        let mut variant = Variant { sources, missing: Arc::default(), problems: Vec::new() };
+        if let Some(other) = self.draft.output.filter(|output| *output != kind.output(params) && found.is_empty()) {
+            let message = format!("this makes `{}`, other cells `{other}`", kind.output(params));
+            let problem = Problem { at: Vec::new(), message, hint: None, missing_file: false };
+            variant.problems.push(self.locate(&problem, setting));
+        }
+        if !found.is_empty() {
+            let (missing, wrong): (Vec<_>, Vec<_>) = found.iter().partition(|problem| problem.missing_file);
+            variant.problems = wrong.into_iter().map(|problem| self.locate(problem, setting)).collect();
+            variant.missing = missing.into_iter().map(|problem| self.locate(problem, setting)).collect();
+        }
+        variant
+    }
+
+    /// Of what the sweep sets, something lies in a table that the stage does not have.
+    fn no_place(&self, setting: &Setting, problems: &mut Vec<Diagnostic>) {
+        for (axis, _) in setting {
+            let Some(swept) = self.whole.swept.iter().find(|swept| swept.axis == *axis) else { continue };
+            let above = swept.path.split_last().map_or(&[][..], |(_, above)| above);
+            let table = above.iter().try_fold(&**self.whole.params, |level, key| level.get(key));
+            if table.is_none_or(|table| !table.is_object()) {
+                let message = format!("stage `{}` leaves out the table of this parameter", self.draft.name);
+                let problem = Diagnostic::error(self.draught.axes[*axis as usize].place, message);
+                problems.push(problem.hint("write the table in the stage, then sweep over its values".to_owned()));
             }
         }
-        if found.is_empty() && self.draft.output.is_some_and(|output| output != kind.output(&params)) {
-            let message = format!(
-                "this makes `{}`, other cells `{}`",
-                kind.output(&params),
-                self.draft.output.unwrap_or_default()
-            );
-            found.push(Problem { at: Vec::new(), message, hint: None, missing_file: false });
-        }
-        let (missing, wrong): (Vec<_>, Vec<_>) = found.iter().partition(|problem| problem.missing_file);
-        let wrong: Vec<Diagnostic> = wrong.into_iter().map(|problem| self.locate(problem, setting)).collect();
-        let missing = missing.into_iter().map(|problem| self.locate(problem, setting)).collect();
-        wrong.into_iter().for_each(|problem| self.checker.complain(problem));
-        Variant { params, sources: sources.into(), missing }
     }
 
     /// A kind's problem at the value it names: where the sweep sets it, else in the stage's table, as near as the text
@@ -220,37 +319,22 @@ fn in_table<'a>(at: &[String], stage: &'a Place, table: Option<&'a Table>) -> &'
     place
 }
 
-/// Puts a value at a path of keys; says whether there is such a place.
-fn put(params: &mut Value, path: &[String], value: Value) -> bool {
-    let mut level = params;
-    for (i, key) in path.iter().enumerate() {
-        let Some(map) = level.as_object_mut() else { return false };
-        if i + 1 == path.len() {
-            map.insert(key.clone(), value);
-            return true;
-        }
-        let Some(next) = map.get_mut(key) else { return false };
-        level = next;
-    }
-    false
-}
-
-/// Of the problems from `before` on, leaves the first few of those that are alike.
-fn shorten(problems: &mut Vec<Diagnostic>, before: usize) {
-    let mut seen: Vec<(String, usize)> = Vec::new();
-    for problem in problems.split_off(before) {
+/// Of the problems of one stage's cells, tells the first few of those that are alike.
+fn shorten<'a>(problems: impl Iterator<Item = &'a Diagnostic>, told: &mut Vec<Diagnostic>) {
+    let mut seen: Vec<(&str, usize)> = Vec::new();
+    for problem in problems {
         let times = match seen.iter_mut().find(|(message, _)| *message == problem.message) {
             Some((_, times)) => {
                 *times += 1;
                 *times
             }
             None => {
-                seen.push((problem.message.clone(), 1));
+                seen.push((&problem.message, 1));
                 1
             }
         };
         if times <= ENOUGH {
-            problems.push(problem);
+            told.push(problem.clone());
         }
     }
 }

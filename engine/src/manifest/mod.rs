@@ -1,9 +1,10 @@
 //! From the text of a manifest to a checked [`Pipeline`], or to all its problems at once.
 //!
-//! The text is parsed into a tree with spans (`tree`), overrides are put into it (`set`), values are held against
+//! The text is parsed into a tree with spans (`tree`, by way of `plain` if it is plain), overrides are put into it (`set`), values are held against
 //! the kinds' declarations (`values`), stages are connected (`stages`), a sweep is read (`sweep`) and every stage gets
 //! its instances (`expand`). Unaware of keys, caches and terminals.
 mod expand;
+mod plain;
 mod set;
 mod stages;
 mod sweep;

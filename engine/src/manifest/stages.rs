@@ -11,11 +11,20 @@ use crate::param::{Param, ParamSet};
 use crate::registry::Registry;
 use crate::stage::{Port, Stage};
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 /// Keys of every stage that are not parameters.
-const RESERVED: &[&str] = &["kind", "inputs"];
+static RESERVED: LazyLock<Vec<&str>> = LazyLock::new(|| [&["kind", "inputs"], StageOptions::names()].concat());
+
+/// What is the same for all stages of a kind: text for people too, which costs more to make than a stage costs to check.
+struct OfKind {
+    label: String,
+    declared: Arc<[Param]>,
+}
+
+/// By name of the kind, made when the first stage needs it.
+type OfKinds = BTreeMap<&'static str, OnceLock<OfKind>>;
 
 /// A stage while it is being checked; what could not be made out is absent.
 pub(super) struct Draft<'a> {
@@ -40,16 +49,10 @@ pub(super) struct Link<'a> {
 }
 
 /// Reads the stages one by one, then connects them.
-pub(super) fn read<'a>(
-    checker: &mut Checker<'_>,
-    registry: &Registry,
-    stages: &'a Table,
-) -> Vec<Draft<'a>> {
-    // What a kind declares is text for people too, and costs more to make than a stage costs to check.
-    let mut declared: BTreeMap<&'static str, Arc<[Param]>> = BTreeMap::new();
-    let mut drafts: Vec<Draft<'_>> =
-        stages.0.iter().map(|entry| draft(checker, registry, entry, &mut declared)).collect();
-    let ids: BTreeMap<&str, StageId> =
+pub(super) fn read<'a>(checker: &mut Checker<'_>, registry: &Registry, stages: &'a Table) -> Vec<Draft<'a>> {
+    let kinds: OfKinds = registry.kinds().iter().map(|kind| (kind.kind(), OnceLock::new())).collect();
+    let mut drafts = checker.each(&stages.0, |checker, entry| draft(checker, registry, entry, &kinds));
+    let ids: HashMap<&str, StageId> =
         drafts.iter().enumerate().map(|(i, draft)| (draft.name, StageId(i as u32))).collect();
     for at in 0..drafts.len() {
         let inputs = connect(checker, &drafts[at], &drafts, &ids);
@@ -58,12 +61,7 @@ pub(super) fn read<'a>(
     drafts
 }
 
-fn draft<'a>(
-    checker: &mut Checker<'_>,
-    registry: &Registry,
-    entry: &'a Entry,
-    declared: &mut BTreeMap<&'static str, Arc<[Param]>>,
-) -> Draft<'a> {
+fn draft<'a>(checker: &mut Checker<'_>, registry: &Registry, entry: &'a Entry, kinds: &OfKinds) -> Draft<'a> {
     let (name, place) = (entry.key.as_str(), &entry.key_place);
     let mut draft = Draft {
         name,
@@ -91,12 +89,11 @@ fn draft<'a>(
     };
     draft.table = Some(table);
     let Some(kind) = kind(checker, registry, name, place, table) else { return draft };
-    let label = format!("stage kind `{}`", kind.kind());
-    let reserved = [RESERVED, StageOptions::names()].concat();
-    let owner = Owner { name: &label, place, reserved: &reserved };
-    let declared = Arc::clone(declared.entry(kind.kind()).or_insert_with(|| kind.params().into()));
-    draft.params = checker.params(&owner, &declared, table).map(Arc::new);
-    draft.declared = declared;
+    let of_kind = || OfKind { label: format!("stage kind `{}`", kind.kind()), declared: kind.params().into() };
+    let Some(of_kind) = kinds.get(kind.kind()).map(|known| known.get_or_init(of_kind)) else { return draft };
+    let owner = Owner { name: &of_kind.label, place, reserved: &RESERVED };
+    draft.params = checker.params(&owner, &of_kind.declared, table).map(Arc::new);
+    draft.declared = Arc::clone(&of_kind.declared);
     draft.options = options(checker, table);
     draft.output = draft.params.as_ref().map(|params| kind.output(params));
     draft.kind = Some(kind);
@@ -106,12 +103,13 @@ fn draft<'a>(
 /// The keys that every stage may have.
 fn options(checker: &mut Checker<'_>, table: &Table) -> Option<Arc<StageOptions>> {
     let names = StageOptions::names();
-    let written = Table(table.0.iter().filter(|entry| names.contains(&entry.key.as_str())).cloned().collect());
-    if written.0.is_empty() {
+    let option = |entry: &&Entry| names.contains(&entry.key.as_str());
+    if table.0.iter().find(option).is_none() {
         // Shared: most stages of most manifests have none.
         static NONE: LazyLock<Arc<StageOptions>> = LazyLock::new(Arc::default);
         return Some(Arc::clone(&NONE));
     }
+    let written = Table(table.0.iter().filter(option).cloned().collect());
     let place = &written.0[0].key_place;
     let owner = Owner { name: "a stage", place, reserved: &[] };
     let values = checker.params(&owner, &Declared::params(), &written)?;
@@ -133,10 +131,10 @@ fn kind(
     place: &Place,
     table: &Table,
 ) -> Option<Arc<dyn Stage>> {
-    let kinds: Vec<&str> = registry.kinds().iter().map(|kind| kind.kind()).collect();
+    let kinds = || registry.kinds().iter().map(|kind| kind.kind()).collect::<Vec<&str>>();
     let Some(entry) = table.get("kind") else {
         if !checker.recovered {
-            let hint = format!("add `kind = \"...\"`, one of {}", list(&kinds));
+            let hint = format!("add `kind = \"...\"`, one of {}", list(&kinds()));
             let problem = Diagnostic::error(place, format!("stage `{name}` has no `kind`"));
             checker.complain(problem.label("`kind` is missing").hint(hint));
         }
@@ -147,14 +145,14 @@ fn kind(
             let found = registry.get(text).cloned();
             if found.is_none() {
                 let problem = Diagnostic::error(&entry.item.place, format!("there is no stage kind `{text}`"));
-                checker.complain(problem.hint(suggest(text, "the kinds are", &kinds)));
+                checker.complain(problem.hint(suggest(text, "the kinds are", &kinds())));
             }
             found
         }
         Tree::Broken => None,
         _ => {
             let problem = Diagnostic::error(&entry.item.place, format!("`kind` cannot be {}", entry.item.describe()));
-            checker.complain(problem.label("expected the name of a kind in quotes").hint(list(&kinds)));
+            checker.complain(problem.label("expected the name of a kind in quotes").hint(list(&kinds())));
             None
         }
     }
@@ -165,7 +163,7 @@ fn connect<'a>(
     checker: &mut Checker<'_>,
     draft: &Draft<'a>,
     drafts: &[Draft<'a>],
-    ids: &BTreeMap<&str, StageId>,
+    ids: &HashMap<&str, StageId>,
 ) -> Vec<Link<'a>> {
     let (Some(kind), Some(table)) = (&draft.kind, draft.table) else { return Vec::new() };
     let ports = kind.inputs();
@@ -222,7 +220,7 @@ fn source_of(
     stage: &str,
     input: &str,
     item: &Item,
-    ids: &BTreeMap<&str, StageId>,
+    ids: &HashMap<&str, StageId>,
 ) -> Option<StageId> {
     let Tree::Text(name) = &item.tree else {
         if !matches!(item.tree, Tree::Broken) {
@@ -233,7 +231,8 @@ fn source_of(
     };
     let found = ids.get(name.as_str()).copied();
     if found.is_none() {
-        let others: Vec<&str> = ids.keys().copied().filter(|other| *other != stage).collect();
+        let mut others: Vec<&str> = ids.keys().copied().filter(|other| *other != stage).collect();
+        others.sort_unstable();
         let problem = Diagnostic::error(&item.place, format!("there is no stage `{name}`"));
         checker.complain(problem.hint(suggest(name, "the other stages are", &others)));
     }

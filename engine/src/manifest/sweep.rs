@@ -11,6 +11,7 @@ use crate::param::{Param, ParamSet, Shape};
 use crate::registry::Registry;
 use crate::sweep::{Axis, Setting, Sweep};
 use serde_json::Value;
+use std::borrow::Cow;
 
 const TABLES: [&str; 3] = ["grid", "zip", "ablate"];
 const MONOTONE: &str = "assume_monotone";
@@ -132,8 +133,8 @@ fn axes<'a>(
 
 /// Puts the first value of a swept parameter into its stage's table where the stage requires it and the table lacks it,
 /// so that a required parameter may be given by a sweep alone.
-pub(super) fn complete(registry: &Registry, stages: &Table, draught: &Draught<'_>) -> Table {
-    let mut stages = stages.clone();
+pub(super) fn complete<'a>(registry: &Registry, stages: &'a Table, draught: &Draught<'_>) -> Cow<'a, Table> {
+    let mut stages = Cow::Borrowed(stages);
     for written in &draught.axes {
         let ([stage, key], Some(first)) = (written.path.as_slice(), written.items.first()) else { continue };
         let Some(table) = stages.get(stage).and_then(|entry| entry.item.table()) else { continue };
@@ -143,7 +144,7 @@ pub(super) fn complete(registry: &Registry, stages: &Table, draught: &Draught<'_
         // An ablation changes what is there.
         if required && table.get(key).is_none() && TABLES[written.how] != "ablate" {
             let path: Vec<_> = written.path.iter().map(|key| (key.clone(), written.place.clone())).collect();
-            stages.put(&path, Item::clone(first));
+            stages.to_mut().put(&path, Item::clone(first));
         }
     }
     stages

@@ -4,6 +4,7 @@ pub(crate) mod fake;
 mod hostile;
 #[expect(unreachable_pub, reason = "the macros make what they declare public")]
 mod open;
+mod plain;
 mod sweep;
 
 use super::*;

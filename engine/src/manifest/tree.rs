@@ -2,6 +2,7 @@
 //! `--set` arguments can be merged and every later problem still points at what was written.
 //!
 //! Unaware of what the keys mean.
+use super::plain;
 use crate::diagnostic::{Diagnostic, Place, SourceText};
 use std::sync::Arc;
 use toml::Spanned;
@@ -11,13 +12,13 @@ use toml::de::{DeTable, DeValue};
 const DEPTH: usize = 64;
 
 /// A value and its place.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Item {
     pub(super) place: Place,
     pub(super) tree: Tree,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Tree {
     Bool(bool),
     Int(i64),
@@ -31,10 +32,10 @@ pub(super) enum Tree {
 }
 
 /// Entries in the order of the text.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Table(pub(super) Vec<Entry>);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub(super) key: String,
     pub(super) key_place: Place,
@@ -91,6 +92,11 @@ impl Item {
 
 /// Parses a whole document; the table holds what could be made of it.
 pub(super) fn parse(source: &Arc<SourceText>, problems: &mut Vec<Diagnostic>) -> Table {
+    plain::read(source).unwrap_or_else(|| parse_fully(source, problems))
+}
+
+/// Parses a whole document with all that TOML has.
+pub(super) fn parse_fully(source: &Arc<SourceText>, problems: &mut Vec<Diagnostic>) -> Table {
     let (document, errors) = DeTable::parse_recoverable(&source.text);
     for error in &errors {
         let span = error.span().unwrap_or(source.text.len()..source.text.len());

@@ -5,9 +5,13 @@ use super::tree::{Entry, Item, Table, Tree};
 use super::words::{nearest, shape_words, suggest};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::param::{Param, Shape};
+use rayon::prelude::*;
 use serde_json::{Map, Number, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// Fewer things than this are not worth a second thread; also what one thread takes at a time.
+const MANY: usize = 256;
 
 /// Where relative paths begin, and where problems go.
 pub(super) struct Checker<'a> {
@@ -31,13 +35,37 @@ pub(super) struct Owner<'a> {
 }
 
 impl Checker<'_> {
+    /// Looks at things one by one, many of them on all cores; problems stay in the order of the things.
+    pub(super) fn each<'t, T: Sync, R: Send>(
+        &mut self,
+        things: &'t [T],
+        look: impl Fn(&mut Checker<'_>, &'t T) -> R + Sync,
+    ) -> Vec<R> {
+        if things.len() < MANY {
+            return things.iter().map(|thing| look(self, thing)).collect();
+        }
+        let Self { root, cwd, recovered, .. } = *self;
+        let piece = |piece: &'t [T]| {
+            let mut checker = Checker { root, cwd, recovered, problems: Vec::new() };
+            let found: Vec<R> = piece.iter().map(|thing| look(&mut checker, thing)).collect();
+            (found, checker.problems)
+        };
+        let pieces: Vec<_> = things.par_chunks(MANY).map(piece).collect();
+        let mut all = Vec::with_capacity(things.len());
+        for (found, problems) in pieces {
+            all.extend(found);
+            self.problems.extend(problems);
+        }
+        all
+    }
+
     pub(super) fn complain(&mut self, problem: Diagnostic) {
         self.problems.push(problem);
     }
 
     /// All parameters of a table, defaults filled in; `None` if anything was wrong, which was then reported.
     pub(super) fn params(&mut self, owner: &Owner<'_>, params: &[Param], table: &Table) -> Option<Value> {
-        let mut values = Map::new();
+        let mut values = Map::with_capacity(params.len());
         let mut sound = true;
         for entry in &table.0 {
             let known = params.iter().any(|p| p.name == entry.key) || owner.reserved.contains(&entry.key.as_str());

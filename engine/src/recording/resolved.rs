@@ -130,7 +130,7 @@ fn stage(pipeline: &Pipeline, base: usize, nodes: &[&Node]) -> Option<ResolvedSt
     };
     // What even the instance with the fewest swept values has from the sweep, each instance has.
     let node = nodes.iter().min_by_key(|node| own(node).len())?;
-    let mut params = Value::clone(&node.params);
+    let mut params = node.resolved().into_owned();
     for axis in own(node) {
         remove(&mut params, pipeline.sweep.axes[axis as usize].parameter());
     }

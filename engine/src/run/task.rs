@@ -3,6 +3,7 @@
 //! A lease is only ever tried, never waited for, by the one thread that decides: a stage whose key somebody else works
 //! on stays in the queue, and the slot goes to the next. Unaware of what follows from a result.
 use super::Options;
+use super::leftovers::Leftovers;
 use super::states::{Board, Ended, Pending};
 use crate::event::{Event, Stamped};
 use crate::graph::{Node, Pipeline, StageId};
@@ -12,9 +13,8 @@ use crate::lease::Lease;
 use crate::recording::Recording;
 use crate::slots::{Demand, Slots, Taken};
 use crate::store::Store;
-use crate::worker::{Job, Live, Lost, Setting, clear, execute, last_words, stamped, supervise};
+use crate::worker::{Job, Live, Lost, Setting, execute, last_words, stamped, supervise};
 use crate::{Failure, Source, StageInput};
-use serde_json::Value;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -42,6 +42,7 @@ pub(super) struct Tasks<'a> {
     pub(super) jobs: usize,
     pub(super) cores: usize,
     pub(super) recording: &'a RefCell<Recording>,
+    pub(super) leftovers: Arc<Leftovers>,
 }
 
 /// What a stage runs with.
@@ -152,7 +153,7 @@ impl Tasks<'_> {
         let asks = node.options.threads.is_some() || !gpus.is_empty() || node.options.need_a_process();
         let (kind, isolated) = (Arc::clone(&node.kind), node.kind.isolated() || asks);
         let (store, send, stop) = (Arc::clone(&self.store), self.send.clone(), self.options.stop.clone());
-        let command = self.options.worker.clone();
+        let (command, leftovers) = (self.options.worker.clone(), Arc::clone(&self.leftovers));
         // Where GPUs are handed out, a stage that got none sees none.
         let ids: Vec<&str> = gpus.iter().map(|gpu| gpu.id.as_str()).collect();
         let gpus = (!self.slots.gpus().is_empty()).then(|| ids.join(","));
@@ -182,8 +183,7 @@ impl Tasks<'_> {
                 let emit = |event| (*watch.borrow_mut())(stamped(Some(&job.stage), event));
                 let adopt = |group| live.adopt(group);
                 let result = execute(&job, &*kind, &store, Some(&adopt), &emit, &|| stop.requested());
-                // Left behind, it would be swept by the next run.
-                clear(&job.folder);
+                leftovers.take(job.folder);
                 result.map_err(|failure| Lost { log: last_words(&job.log), ..Lost::of(failure) })
             };
             let seconds = clock.elapsed().as_secs_f64();
@@ -199,7 +199,7 @@ impl Tasks<'_> {
             kind: node.kind.kind().to_owned(),
             version: node.kind.version(),
             artifact: node.output.to_owned(),
-            params: Value::clone(&node.params),
+            params: node.resolved().into_owned(),
             seed: pending.seed,
             numerics: pending.numerics,
             inputs: inputs.into_iter().collect(),

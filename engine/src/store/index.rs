@@ -4,33 +4,34 @@
 //! sound frames are kept, records are read again from their own files, and a fresh index replaces the old one. Frames
 //! that another process appends to a file just replaced are lost, which again costs only time.
 mod frame;
+mod packed;
 
 use super::Record;
 use crate::failpoint::pass;
 use crate::hash::{Seen, Stamp};
-use crate::key::{Digest, DigestMap};
-use frame::Frame;
-use std::collections::HashMap;
+use crate::key::Digest;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use frame::Brief;
+pub(crate) use packed::Packed;
+
 /// The version in it changes with the frames.
-const HEADER: &[u8] = b"anneal index 2\n";
+const HEADER: &[u8] = b"anneal index 3\n";
 /// Headers of earlier versions: theirs are replaced without a word.
-const EARLIER: [&[u8]; 1] = [b"anneal index 1\n"];
+const EARLIER: [&[u8]; 2] = [b"anneal index 1\n", b"anneal index 2\n"];
 
 /// What an index held.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
-    /// Records by key.
-    pub(super) records: DigestMap<(Stamp, Arc<Record>)>,
-    /// Files outside the store.
-    pub(super) seen: Vec<Seen>,
+    /// What it held.
+    pub(super) packed: Packed,
+    /// Records whose frames were missing.
+    pub(super) read_again: Vec<(Stamp, Arc<Record>)>,
     /// What was wrong with it, if it was there and had to be rebuilt.
     pub(super) complaint: Option<String>,
-    frames: usize,
     torn: bool,
 }
 
@@ -46,7 +47,7 @@ impl Index {
     pub(super) fn open(base: &Path) -> (Self, Loaded) {
         let path = base.join("index");
         let mut loaded = match pass("index-read").and_then(|()| std::fs::read(&path)) {
-            Ok(bytes) => parse(&bytes),
+            Ok(bytes) => parse(bytes),
             Err(e) => {
                 let complaint = format!("{} cannot be read ({e})", path.display());
                 let complaint = (e.kind() != ErrorKind::NotFound).then_some(complaint);
@@ -57,8 +58,8 @@ impl Index {
             rebuild(base, &mut loaded);
         }
         // Half of the frames are about files and records that later frames replaced: time to write it anew.
-        let live = loaded.records.len() + loaded.seen.len();
-        if loaded.torn || loaded.frames > 1000 + 2 * live {
+        let (frames, live) = loaded.packed.counts();
+        if loaded.torn || frames > 1000 + 2 * live {
             // If this fails, the old one stays and is mended next time.
             let _ = replace(&path, &loaded);
         }
@@ -84,29 +85,20 @@ impl Index {
     }
 }
 
-fn parse(bytes: &[u8]) -> Loaded {
+fn parse(bytes: Vec<u8>) -> Loaded {
     let mut loaded = Loaded::default();
-    let Some(body) = bytes.strip_prefix(HEADER) else {
+    if !bytes.starts_with(HEADER) {
         loaded.torn = true;
         let known = EARLIER.iter().any(|header| bytes.starts_with(header));
         loaded.complaint = (!known).then(|| "the store's index is damaged".to_owned());
         return loaded;
-    };
-    let (frames, sound) = frame::decode_all(body);
+    }
+    let (packed, sound) = Packed::new(bytes, HEADER.len());
     if !sound {
         loaded.torn = true;
         loaded.complaint = Some("the store's index is damaged in part".to_owned());
     }
-    let mut seen = HashMap::new();
-    loaded.frames = frames.len();
-    loaded.records.reserve(frames.len());
-    for frame in frames {
-        match frame {
-            Frame::Record(stamp, record) => drop(loaded.records.insert(record.key, (stamp, Arc::from(record)))),
-            Frame::Seen(file) => drop(seen.insert(file.path.clone(), file)),
-        }
-    }
-    loaded.seen = seen.into_values().collect();
+    loaded.packed = packed;
     loaded
 }
 
@@ -115,7 +107,7 @@ fn rebuild(base: &Path, loaded: &mut Loaded) {
     let Ok(entries) = pass("index-rebuild").and_then(|()| std::fs::read_dir(base.join("records"))) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let key = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<Digest>().ok());
-        if key.is_none_or(|key| loaded.records.contains_key(&key)) {
+        if key.is_none_or(|key| loaded.packed.record(&key).is_some()) {
             continue;
         }
         if let (Ok(stamp), Ok(mut record)) = (Stamp::of(&path), Record::read(&path))
@@ -123,18 +115,16 @@ fn rebuild(base: &Path, loaded: &mut Loaded) {
         {
             record.document = serde_json::Value::Null;
             record.hardware = None;
-            loaded.records.insert(record.key, (stamp, Arc::new(record)));
+            loaded.read_again.push((stamp, Arc::new(record)));
         }
     }
 }
 
 fn replace(path: &Path, loaded: &Loaded) -> std::io::Result<()> {
     let mut bytes = HEADER.to_vec();
-    for (stamp, record) in loaded.records.values() {
+    loaded.packed.live().for_each(|frame| bytes.extend_from_slice(frame));
+    for (stamp, record) in &loaded.read_again {
         bytes.extend(frame::of_record(stamp, record).unwrap_or_default());
-    }
-    for seen in &loaded.seen {
-        bytes.extend(frame::of_seen(seen).unwrap_or_default());
     }
     let fresh: PathBuf = path.with_file_name(format!("tmp/index-{}", super::unique()));
     pass("index-create")

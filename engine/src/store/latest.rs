@@ -19,6 +19,9 @@ const STATE: &str = ".state";
 /// Holds the manifest, relative to the project's root, whose results these are.
 const MANIFEST: &str = ".manifest";
 
+/// Bytes that are hashed in one go.
+const PIECE: usize = 64 << 10;
+
 /// The newest results of one experiment.
 #[derive(Debug)]
 pub struct Latest {
@@ -57,6 +60,21 @@ impl Latest {
         // Torn or not there, it costs a remark.
         let _ = std::fs::create_dir_all(&self.folder).and_then(|()| std::fs::write(&path, ours.as_os_str().as_bytes()));
         before.filter(|before| root.join(before).is_file())
+    }
+
+    /// Whether these are the results of this manifest, so that there is nothing to remember or to tell.
+    pub(crate) fn is_of(&self, manifest: &Path, root: &Path) -> bool {
+        let ours = || {
+            let manifest = manifest.canonicalize().ok()?;
+            Some(manifest.strip_prefix(root.canonicalize().ok()?).unwrap_or(&manifest).to_owned())
+        };
+        let known = std::fs::read(self.folder.join(MANIFEST)).ok();
+        known.map(|bytes| PathBuf::from(OsString::from_vec(bytes))).is_some_and(|known| ours() == Some(known))
+    }
+
+    /// Stands for the names and keys for which everything here is up to date.
+    pub(crate) fn state(&self) -> Option<String> {
+        std::fs::read_to_string(self.folder.join(STATE)).ok()
     }
 
     /// The key that a stage had the last time it was run or found.
@@ -117,18 +135,25 @@ impl Latest {
         &mut self,
         stages: impl Iterator<Item = (&'a str, &'a Found)> + Clone,
     ) -> Result<(), Failure> {
-        let mut hasher = blake3::Hasher::new();
+        let (mut hasher, mut piece) = (blake3::Hasher::new(), Vec::with_capacity(PIECE + 1024));
         for (name, found) in stages.clone() {
-            hasher.update(name.as_bytes()).update(&[0]).update(found.key.as_bytes());
+            piece.extend_from_slice(name.as_bytes());
+            piece.push(0);
+            piece.extend_from_slice(found.key.as_bytes());
+            if piece.len() >= PIECE {
+                hasher.update(&piece);
+                piece.clear();
+            }
         }
+        hasher.update(&piece);
         let state = Digest::from(hasher.finalize()).to_string();
         let path = self.folder.join(STATE);
         if std::fs::read_to_string(&path).is_ok_and(|known| known == state) {
             return Ok(());
         }
         for (name, found) in stages {
-            if found.record.keep.is_all() {
-                self.link(name, found.key, &found.record.output)?;
+            if found.keep.is_all() {
+                self.link(name, found.key, &found.output)?;
             } else {
                 self.note(name, found.key);
             }

@@ -59,7 +59,7 @@ impl Stage for Fake {
     }
     fn sources(&self, params: &Value) -> Result<Vec<Source>, Vec<Problem>> {
         let file = params["file"].as_str().map(PathBuf::from);
-        Ok(file.map(|path| Source { name: "file".to_owned(), path }).into_iter().collect())
+        Ok(file.map(|path| Source { name: "file".to_owned(), path, stamp: None }).into_iter().collect())
     }
 
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
@@ -181,6 +181,7 @@ pub(crate) fn options(dir: &Path) -> Options {
         host: Host::default(),
         slots: dir.join("slots"),
         keep_going: true,
+        tell_each_up_to: usize::MAX,
         record: false,
         worker: WorkerCommand { program: std::env::current_exe().unwrap(), args: vec!["worker".into()] },
         stop: Stop::default(),

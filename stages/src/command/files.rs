@@ -3,6 +3,7 @@
 //! They are copied, not linked: a program that finds its own file by following links would read its neighbours too, and
 //! nobody would notice that they were not declared. Unaware of keys.
 use super::problem;
+use anneal_engine::hash::Stamp;
 use anneal_engine::stage::Problem;
 use anneal_engine::{Failure, Source};
 use std::path::{Component, Path, PathBuf};
@@ -70,7 +71,7 @@ fn collect(path: &Path, name: &str, depth: usize, found: &mut Vec<Source>) -> Re
     };
     let meta = std::fs::metadata(path).map_err(failed)?;
     if meta.is_file() {
-        found.push(Source { name: name.to_owned(), path: path.to_owned() });
+        found.push(Source { name: name.to_owned(), path: path.to_owned(), stamp: Some(Stamp::from(&meta)) });
         if found.len() > MOST {
             let message = format!("`files` names more than {MOST} files");
             return Err(problem("files", &message, "name only what the program reads"));

@@ -112,7 +112,7 @@ fn files_are_named_by_their_place_in_the_project_and_sorted() {
 
 #[test]
 fn a_program_of_the_project_is_among_its_files() {
-    let source = |name: &str| Source { name: name.to_owned(), path: PathBuf::new() };
+    let source = |name: &str| Source { name: name.to_owned(), ..Source::default() };
     let known = [source("scripts/run.sh"), source("tool")];
     for fine in ["scripts/run.sh", "./scripts//run.sh", "./tool", "tool", "other", "/bin/sh", "{input:x}/run"] {
         assert!(files::undeclared(fine, &known).is_none(), "{fine}");

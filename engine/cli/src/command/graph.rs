@@ -27,7 +27,7 @@ fn as_json(pipeline: &Pipeline) -> Value {
         let node = pipeline.node(*id);
         let inputs: serde_json::Map<String, Value> =
             node.inputs.iter().map(|(port, from)| (port.clone(), pipeline.node(*from).name.clone().into())).collect();
-        json!({ "name": node.name, "kind": node.kind.kind(), "output": node.output, "inputs": inputs, "params": *node.params })
+        json!({ "name": node.name, "kind": node.kind.kind(), "output": node.output, "inputs": inputs, "params": *node.resolved() })
     };
     json!({
         "experiment": pipeline.experiment,

@@ -122,6 +122,14 @@ fn tell(error: &Error, json: bool, color: Color) {
 /// # Errors
 /// All its problems.
 pub(crate) fn pipeline(source: &Source, context: &Context) -> Result<Pipeline, Error> {
+    Ok(load(&context.registry, &source.manifest, &load_options(source, context)?)?)
+}
+
+/// How the arguments say to read the manifest.
+///
+/// # Errors
+/// There is no current folder, or this build cannot compute on the device.
+pub(crate) fn load_options(source: &Source, context: &Context) -> Result<LoadOptions, Error> {
     let cwd = std::env::current_dir().map_err(|e| {
         Failure::user(format!("cannot find the current folder: {e}")).hint("change to a folder that exists")
     })?;
@@ -129,8 +137,7 @@ pub(crate) fn pipeline(source: &Source, context: &Context) -> Result<Pipeline, E
     if let Some(device) = source.device {
         sets.push(format!("experiment.numerics={}", numerics(device, context)?));
     }
-    let options = LoadOptions { sets, cwd, root: source.root.clone(), any_size: source.yes };
-    Ok(load(&context.registry, &source.manifest, &options)?)
+    Ok(LoadOptions { sets, cwd, root: source.root.clone(), any_size: source.yes })
 }
 
 /// The outputs folder: as asked, or else `outputs` in the project root.

@@ -30,7 +30,10 @@ pub(super) fn run(args: &Plan, context: &Context) -> Result<Exit, Error> {
     for missing in missing {
         output::say(&render::problem::diagnostic(&missing.clone().warning(), color));
     }
-    output::stream(render::plan::text(&pipeline, &told().collect::<Vec<_>>(), args.all))?;
+    let told: Vec<_> = told().collect();
+    output::stream(render::plan::text(&pipeline, &told, args.all))?;
+    // The process ends here; to take a large graph apart piece by piece would only keep people waiting.
+    std::mem::forget((pipeline, store, forecast, wish));
     Ok(Exit::Ok)
 }
 

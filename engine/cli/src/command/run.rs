@@ -10,6 +10,7 @@ use crate::{output, render};
 use anneal_engine::diagnostic::Diagnostics;
 use anneal_engine::event::Stamped;
 use anneal_engine::graph::{Pipeline, StageId};
+use anneal_engine::memo::{Answer, Question, Recalled, recall, remember};
 use anneal_engine::report::{Known, report};
 use anneal_engine::run::{Options, Outcome, RunSummary};
 use anneal_engine::select::{named, select};
@@ -19,11 +20,22 @@ use anneal_engine::worker::WorkerCommand;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
+use std::time::Instant;
 
 /// A run of more stages than this ends without a table of its results.
 const READABLE: usize = 1000;
 
 pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
+    let clock = Instant::now();
+    let question = question(args, context)?;
+    let Recalled { answer, complaint } = question.as_ref().map(recall).unwrap_or_default();
+    if let Some(complaint) = complaint {
+        output::say(&format!("warning: {complaint}"));
+    }
+    if let Some(Answer { stages, text }) = answer {
+        output::print(&format!("{}\n{text}", nothing_to_do(stages, clock.elapsed().as_secs_f64())))?;
+        return Ok(Exit::Ok);
+    }
     let pipeline = super::pipeline(&args.source, context)?;
     let selected = select(&pipeline, &args.only, &args.cells).map_err(Error::Usage)?;
     named(&pipeline, &args.force).map_err(Error::Usage)?;
@@ -42,6 +54,8 @@ pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
         slots: Slots::host_folder(),
         keep_going: !args.fail_fast,
         record: args.record,
+        // Programs are told of everything; people see no more than a table.
+        tell_each_up_to: if args.json { usize::MAX } else { READABLE },
         worker: WorkerCommand::this_program()?,
         stop: Stop::on_signals()?,
     };
@@ -56,7 +70,11 @@ pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
     let progress = Progress::new(&pipeline, std::io::stderr().is_terminal());
     let summary = anneal_engine::run::run(&pipeline, &options, &|event| progress.show(event))?;
     progress.finish();
-    let text = format!("{}\n{}", headline(&summary), results(&pipeline, &selected, &summary, args));
+    let results = results(&pipeline, &selected, &summary, args);
+    if let (Some(question), false) = (&question, summary.found.is_empty()) {
+        remember(question, &pipeline, &summary.found, &results);
+    }
+    let text = format!("{}\n{results}", headline(&summary));
     let exit = exit(&summary);
     // The process ends here; to take a large graph apart piece by piece would only keep people waiting.
     std::mem::forget((pipeline, selected, summary));
@@ -69,7 +87,7 @@ pub(super) fn run(args: &Run, context: &Context) -> Result<Exit, Error> {
 
 /// The results as a table, or where to find them if they are too many to read.
 fn results(pipeline: &Pipeline, selected: &BTreeSet<StageId>, summary: &RunSummary, args: &Run) -> String {
-    if summary.stages.len() > READABLE {
+    if pipeline.stages.len() > READABLE {
         let manifest = args.source.manifest.display();
         return format!("the results are in `anneal report {manifest}`; it takes --filter, --sort and --best\n");
     }
@@ -111,11 +129,27 @@ fn exit(summary: &RunSummary) -> Exit {
     Exit::of_all(summary.stages.iter().filter_map(|stage| class(&stage.outcome)))
 }
 
+/// What this run's keys follow from, if it is one that may have been done before in all its parts.
+fn question(args: &Run, context: &Context) -> Result<Option<Question>, Error> {
+    let asked = [&args.only, &args.cells, &args.force].iter().any(|names| !names.is_empty());
+    if asked || !args.retry.is_empty() || args.record || args.json {
+        return Ok(None);
+    }
+    let options = super::load_options(&args.source, context)?;
+    let outputs = args.outputs.outputs.as_deref();
+    Ok(Question::new(&args.source.manifest, &options, outputs, context.registry.numerics()))
+}
+
+fn nothing_to_do(stages: usize, seconds: f64) -> String {
+    let time = render::progress::duration(seconds);
+    format!("nothing to do: {} in {time}", render::progress::count(stages, "cached stage"))
+}
+
 fn headline(summary: &RunSummary) -> String {
     let RunSummary { executed, cached, failed, skipped, interrupted, seconds, .. } = summary;
     let time = render::progress::duration(*seconds);
     if !interrupted && *executed + *failed + *skipped == 0 {
-        return format!("nothing to do: {} in {time}", render::progress::count(*cached, "cached stage"));
+        return nothing_to_do(*cached, *seconds);
     }
     let mut parts = vec![format!("{executed} executed"), format!("{cached} cached")];
     parts.extend((*failed > 0).then(|| format!("{failed} failed")));

@@ -121,7 +121,7 @@ impl Stage for Fake {
                 hint: Some("run `get-data`".to_owned()),
                 missing_file: true,
             }]),
-            Some(path) => Ok(vec![Source { name: "train".to_owned(), path: path.into() }]),
+            Some(path) => Ok(vec![Source { name: "train".to_owned(), path: path.into(), stamp: None }]),
             None => Ok(Vec::new()),
         }
     }

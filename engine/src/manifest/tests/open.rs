@@ -52,7 +52,7 @@ impl Stage for Any {
         if bad { vec![problem] } else { Vec::new() }
     }
     fn sources_below(&self, root: &Path, _: &Value) -> Result<Vec<Source>, Vec<Problem>> {
-        Ok(vec![Source { name: "root".to_owned(), path: root.to_owned() }])
+        Ok(vec![Source { name: "root".to_owned(), path: root.to_owned(), stamp: None }])
     }
     fn run(&self, _: &mut StageContext<'_>) -> Result<(), Failure> {
         Ok(())
@@ -79,7 +79,7 @@ fn inputs_may_have_any_name_and_any_type() {
     // The declared one first, the others by name.
     let names: Vec<&str> = node.inputs.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["zero", "b", "raw-x", "\u{e4}"]);
-    assert_eq!(*node.sources, [Source { name: "root".to_owned(), path: "/r".into() }]);
+    assert_eq!(*node.sources, [Source { name: "root".to_owned(), path: "/r".into(), stamp: None }]);
 }
 
 #[test]

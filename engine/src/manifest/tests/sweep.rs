@@ -51,7 +51,7 @@ fn a_grid_multiplies_what_it_reaches_and_nothing_else() {
     // `rank` is required and given by the sweep alone.
     let pipeline = load_text(&format!("{SWEPT}{text}"), &[]).unwrap();
     let last = pipeline.node(pipeline.find("lora[rank=2,schedule=cosine]").unwrap());
-    assert_eq!((&last.params["rank"], &last.params["schedule"]), (&json!(2), &json!("cosine")));
+    assert_eq!((&last.resolved()["rank"], &last.resolved()["schedule"]), (&json!(2), &json!("cosine")));
     assert_eq!(pipeline.find_all("lora").len(), 4);
     assert_eq!(pipeline.order().len(), 7);
 }

@@ -108,10 +108,12 @@ impl Gather<'_> {
         for (model, answered) in models.iter().zip(&answered).filter(|(_, answered)| open(answered)) {
             let missing: Vec<u64> = sids.iter().filter(|sid| !answered.rows.contains_key(sid)).copied().collect();
             let node = &mut pipeline.stages[model.id.index()];
-            let mut params = Value::clone(&node.params);
+            // What the sweep sets is in it, so nothing is left for it to set.
+            let mut params = node.resolved().into_owned();
             pipeline.overrides.push(format!("{}.sids={missing:?}", node.name));
             params["sids"] = json!(missing);
             node.params = Arc::new(params);
+            node.swept = Arc::default();
             wanted.insert(model.id);
         }
         if wanted.is_empty() {

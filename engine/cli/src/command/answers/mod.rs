@@ -50,6 +50,7 @@ pub(super) fn run(args: &Answers, context: &Context) -> Result<Exit, Error> {
         slots: Slots::host_folder(),
         keep_going: true,
         record: false,
+        tell_each_up_to: usize::MAX,
         worker: WorkerCommand::this_program()?,
         stop: Stop::on_signals()?,
     };

@@ -66,7 +66,7 @@ fn input(node: &Node, port: &str) -> Option<StageId> {
 }
 
 fn param<T: DeserializeOwned>(node: &Node, name: &str) -> Option<T> {
-    serde_json::from_value(node.params.get(name)?.clone()).ok()
+    serde_json::from_value(node.resolved().get(name)?.clone()).ok()
 }
 
 /// What the stage that scores these answers calls them.
