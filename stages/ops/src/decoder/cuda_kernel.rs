@@ -86,15 +86,18 @@ impl DecoderKernel for Cuda {
             elements += (rows * width).next_multiple_of(ALIGNED);
             at
         };
-        // The norm's statistic is f32: two elements.
-        let parts = [hidden, q_width, kv_width, kv_width, q_width, hidden, inner, 2].map(&mut part);
+        let ranks = [&places.qkv[..], &[places.o], &places.gate_up, &[places.down]]
+            .map(|modules| modules.iter().map(|module| module.rank).sum::<usize>());
+        let rank = ranks.into_iter().max().unwrap_or(0);
+        // The norm's statistic and the branches' first products are f32: two elements each.
+        let parts = [hidden, q_width, kv_width, kv_width, q_width, hidden, inner, 2, 2 * rank].map(&mut part);
         let room = scratch::<Bf16>(dev, elements)?;
-        let [h, q, k, v, mixed, middle, gated, r] = parts.map(|at| slice_addr(&room) + 2 * at as u64);
+        let [h, q, k, v, mixed, middle, gated, r, u] = parts.map(|at| slice_addr(&room) + 2 * at as u64);
         let out = new_act(dev, rows, hidden)?;
         let (from, to) = (addr(x)?, addr(&out)?);
         let angles = weights.rope.positions(dev, positions)?;
         let map = |op: &'static str, x: u64, width: usize, modules: &[FewModule], outs: &[u64], onto: u64| {
-            let call = Few { x, onto, rows, width, modules, outs, gated: modules.len() == 2, wide: false };
+            let call = Few { x, onto, u, rows, width, modules, outs, gated: modules.len() == 2, wide: false };
             // SAFETY: `DecoderBlock` checked that the modules fit together, and owns the weights of these addresses; the
             // others are parts of `room` of the sizes above, x, or the output, which has its size.
             span(dev, op, || unsafe { few(dev, &call) })

@@ -21,9 +21,9 @@ constexpr int WARPS = FEW_THREADS / 32;
 /// Elements of the width that a warp takes before the next warp's turn: two steps.
 constexpr int CHUNK = 64;
 /// Rows of x that share a reading of A.
-constexpr int LOW_ROWS = 4;
-/// Loads of A that a lane has in flight.
-constexpr int LOW_AHEAD = 4;
+constexpr int LOW_ROWS = 8;
+/// Most rows of A that a low block takes.
+constexpr int LOW_OUTS = 8;
 
 /// One map of the launch's: y = x weight^T + bias + scaling * u b^T, u its columns of what `low` computed.
 struct Module {
@@ -44,6 +44,7 @@ struct Common {
     float* u;          // [rows, rank of all together]
     unsigned* ready;   // one a low block
     unsigned low_blocks;
+    unsigned low_outs;  // rows of A that a low block takes, one after the other; at most LOW_OUTS
     unsigned epoch;
     unsigned rows;
     unsigned width;
@@ -65,46 +66,74 @@ __device__ __forceinline__ unsigned observe(const unsigned* flag) {
     return value;
 }
 
-/// u (=) x A^T in f32: warp w of block `low` takes row 8 * (low % groups) + w of all A together, for LOW_ROWS rows of x.
-/// Then the block's flag says so. These are the launch's first blocks, and wait for nothing.
+/// Brings what lies there into L2: `count` floats, by all threads of the block.
+__device__ __forceinline__ void prefetch(const float* from, size_t count) {
+    for (size_t i = threadIdx.x * 32; i < count; i += FEW_THREADS * 32) attention::prefetch_l2(from + i);
+}
+
+/// One row of A with ROWS rows of x from `first` on: each warp's sums, [WARPS][LOW_ROWS]. Thread t takes the width's
+/// elements 8t..8t + 8 of every 2048: how it is cut depends on the width alone. AHEAD of these are loaded at a time.
+template <int ROWS, int AHEAD>
+__device__ __forceinline__ void low_row(const Common& c, const float* a, unsigned first, float* to) {
+    constexpr unsigned ROUND = FEW_THREADS * 8;
+    // Rows beyond the last are the last once more, and not kept: no load waits for a branch.
+    const bf16* const x = c.x + size_t(first) * c.width;
+    const unsigned last = c.rows - 1 - first;
+    float sums[ROWS] = {};
+    const auto take = [&](unsigned k) {
+        const float4 low_half = __ldg(reinterpret_cast<const float4*>(a + k));
+        const float4 high_half = __ldg(reinterpret_cast<const float4*>(a + k + 4));
+        const float weights[8] = {low_half.x,  low_half.y,  low_half.z,  low_half.w,
+                                  high_half.x, high_half.y, high_half.z, high_half.w};
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) {
+            float v[8];
+            anneal::unpack8(anneal::load8(x + size_t(min(unsigned(i), last)) * c.width + k), v);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) sums[i] = fmaf(weights[j], v[j], sums[i]);
+        }
+    };
+    unsigned k = threadIdx.x * 8;
+    for (; k + (AHEAD - 1) * ROUND < c.width; k += AHEAD * ROUND) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) take(k + i * ROUND);
+    }
+    for (; k < c.width; k += ROUND) take(k);
+#pragma unroll
+    for (int i = 0; i < ROWS; ++i) {
+        const float sum = anneal::warp_sum(sums[i]);
+        if ((threadIdx.x & 31) == 0) to[(threadIdx.x >> 5) * LOW_ROWS + i] = sum;
+    }
+}
+
+/// u (=) x A^T in f32: block `low` takes `low_outs` rows of all A together, for LOW_ROWS rows of x. Then the block's flag
+/// says so. These are the launch's first blocks, and wait for nothing.
 __device__ __forceinline__ void low_rank(const Common& c, const Module& m0, const Module& m1, const Module& m2,
-                                         unsigned low) {
-    const unsigned rank = m0.rank + m1.rank + m2.rank, groups = (rank + WARPS - 1) / WARPS;
-    const unsigned lane = threadIdx.x & 31, at = low % groups * WARPS + (threadIdx.x >> 5);
+                                         unsigned low, float* sums) {
+    const unsigned rank = m0.rank + m1.rank + m2.rank, groups = (rank + c.low_outs - 1) / c.low_outs;
+    const unsigned from = low % groups * c.low_outs, outs = min(c.low_outs, rank - from);
     const unsigned first = low / groups * LOW_ROWS;
-    if (at < rank) {
-        const float* a = at < m0.rank             ? m0.a + size_t(at) * c.width
-                         : at < m0.rank + m1.rank ? m1.a + size_t(at - m0.rank) * c.width
-                                                  : m2.a + size_t(at - m0.rank - m1.rank) * c.width;
-        // Rows beyond the last are the last once more, and not written: no load waits for a branch.
-        const bf16* x[LOW_ROWS];
-#pragma unroll
-        for (int i = 0; i < LOW_ROWS; ++i) x[i] = c.x + size_t(min(first + i, c.rows - 1)) * c.width;
-        float sums[LOW_ROWS] = {};
-        const auto take = [&](unsigned k) {
-            const float4 low_half = __ldg(reinterpret_cast<const float4*>(a + k));
-            const float4 high_half = __ldg(reinterpret_cast<const float4*>(a + k + 4));
-            const float weights[8] = {low_half.x,  low_half.y,  low_half.z,  low_half.w,
-                                      high_half.x, high_half.y, high_half.z, high_half.w};
-#pragma unroll
-            for (int i = 0; i < LOW_ROWS; ++i) {
-                float v[8];
-                anneal::unpack8(anneal::load8(x[i] + k), v);
-#pragma unroll
-                for (int j = 0; j < 8; ++j) sums[i] = fmaf(weights[j], v[j], sums[i]);
-            }
-        };
-        unsigned k = lane * 8;
-        for (; k + (LOW_AHEAD - 1) * 256 < c.width; k += LOW_AHEAD * 256) {
-#pragma unroll
-            for (int i = 0; i < LOW_AHEAD; ++i) take(k + i * 256);
+    const auto row_of = [&](unsigned at) {
+        return at < m0.rank             ? m0.a + size_t(at) * c.width
+               : at < m0.rank + m1.rank ? m1.a + size_t(at - m0.rank) * c.width
+                                        : m2.a + size_t(at - m0.rank - m1.rank) * c.width;
+    };
+    for (unsigned i = 1; i < outs; ++i) prefetch(row_of(from + i), c.width);
+    for (unsigned i = 0; i < outs; ++i) {
+        float* const to = sums + i * (WARPS * LOW_ROWS);
+        if (first + 1 == c.rows) {
+            low_row<1, 4>(c, row_of(from + i), first, to);
+        } else {
+            low_row<LOW_ROWS, 1>(c, row_of(from + i), first, to);
         }
-        for (; k < c.width; k += 256) take(k);
+    }
+    __syncthreads();
+    const unsigned row = threadIdx.x / LOW_OUTS, at = threadIdx.x % LOW_OUTS;
+    if (row < LOW_ROWS && first + row < c.rows && at < outs) {
+        float sum = 0.0f;
 #pragma unroll
-        for (int i = 0; i < LOW_ROWS; ++i) {
-            const float sum = anneal::warp_sum(sums[i]);
-            if (lane == 0 && first + i < c.rows) c.u[size_t(first + i) * rank + at] = sum;
-        }
+        for (int warp = 0; warp < WARPS; ++warp) sum += sums[(at * WARPS + warp) * LOW_ROWS + row];
+        c.u[size_t(first + row) * rank + from + at] = sum;
     }
     __syncthreads();
     if (threadIdx.x == 0) publish(c.ready + low, c.epoch);
@@ -118,15 +147,52 @@ __device__ __forceinline__ void await_low_rank(const Common& c) {
     __syncthreads();
 }
 
-/// scaling * u[row] . b[out], in order.
-__device__ __forceinline__ float branch(const Common& c, const Module& m, unsigned first, unsigned all, unsigned row,
-                                        unsigned out) {
-    const float* u = c.u + size_t(row) * all + first;
-    const float* b = m.b + size_t(out) * m.rank;
-    float sum = 0.0f;
+/// A module's branch for a tile of outputs: u and B from shared memory, or, where they have no room there, in place.
+struct Branch {
+    const float* u;  // of the first row
+    const float* b;  // of the tile's first output
+    unsigned u_stride;
+    unsigned b_stride;
+    unsigned rank;
+    float scaling;
+
+    /// scaling * u[row] . b[at], in order.
+    __device__ __forceinline__ float of(unsigned row, unsigned at) const {
+        float sum = 0.0f;
 #pragma unroll 4
-    for (unsigned i = 0; i < m.rank; ++i) sum = fmaf(__ldcg(u + i), __ldg(b + i), sum);
-    return m.scaling * sum;
+        for (unsigned i = 0; i < rank; ++i) sum = fmaf(u[row * u_stride + i], b[at * b_stride + i], sum);
+        return scaling * sum;
+    }
+};
+
+/// The branch of outputs `first..first + outs` of a module whose columns of u begin at `column` of `all`. Starts copying B to
+/// `room` if it has `left` floats enough for B and u, and takes these from it; `take_u` brings the rest once u is there.
+__device__ __forceinline__ Branch take_b(const Common& c, const Module& m, unsigned column, unsigned all,
+                                         unsigned first, unsigned outs, float*& room, unsigned& left) {
+    Branch branch = {c.u + column, m.b + size_t(first) * m.rank, all, m.rank, m.rank, m.scaling};
+    // An odd stride: neighbouring outputs lie in different banks.
+    const unsigned stride = m.rank | 1, wanted = (outs + c.rows) * stride;
+    if (m.rank == 0 || wanted > left) return branch;
+    const unsigned count = min(outs, m.outs - first) * m.rank;
+    const uint32_t to = attention::shared_address(room);
+    for (unsigned i = threadIdx.x; i < count; i += FEW_THREADS)
+        attention::copy_4(to + (i / m.rank * stride + i % m.rank) * 4, branch.b + i);
+    branch.b = room;
+    branch.b_stride = stride;
+    branch.u = room + outs * stride;
+    branch.u_stride = stride;
+    room += wanted;
+    left -= wanted;
+    return branch;
+}
+
+__device__ __forceinline__ void take_u(const Common& c, const Branch& branch, unsigned column, unsigned all) {
+    if (branch.u == c.u + column) return;
+    float* const to = const_cast<float*>(branch.u);
+    for (unsigned i = threadIdx.x; i < c.rows * branch.rank; i += FEW_THREADS) {
+        const unsigned row = i / branch.rank, at = i % branch.rank;
+        to[row * branch.u_stride + at] = __ldcg(c.u + size_t(row) * all + column + at);
+    }
 }
 
 /// The sums of `tiles` 16-row tiles of weights for up to NT * 8 rows of x, the eight warps' in shared memory.
@@ -135,6 +201,11 @@ struct Sums {
     /// Of floats, between rows of x: threads of a fragment fall into different banks.
     static constexpr int STRIDE = MT * 16 + 4;
     static constexpr int BYTES = WARPS * NT * 8 * STRIDE * 4;
+
+    /// Floats that the memory of so many stages has left beside the sums.
+    static __host__ __device__ constexpr unsigned left(int stages) {
+        return (stages * (2 * MT + NT) * FEW_THREADS * 16 - BYTES) / 4;
+    }
 
     /// The whole sum of one output.
     static __device__ __forceinline__ float of(const float* sums, int row, int out) {
@@ -229,7 +300,7 @@ __device__ __forceinline__ void multiply(const Common& c, const bf16* weight, co
 template <int MT, int NT, int STAGES>
 __device__ __forceinline__ void product(const Common& c, const Module& m0, const Module& m1, const Module& m2) {
     extern __shared__ __align__(16) char shared[];
-    if (blockIdx.x < c.low_blocks) return low_rank(c, m0, m1, m2, blockIdx.x);
+    if (blockIdx.x < c.low_blocks) return low_rank(c, m0, m1, m2, blockIdx.x, reinterpret_cast<float*>(shared));
     constexpr unsigned OUTS = MT * 16;
     unsigned tile = blockIdx.x - c.low_blocks, column = 0;
     Module m = m0;
@@ -238,13 +309,23 @@ __device__ __forceinline__ void product(const Common& c, const Module& m0, const
         if (tile >= (m.outs + OUTS - 1) / OUTS) tile -= (m.outs + OUTS - 1) / OUTS, column += m1.rank, m = m2;
     }
     const unsigned first = tile * OUTS, all = m0.rank + m1.rank + m2.rank;
+    // Not before the end are B's rows needed; from memory they would take longer then than the branch itself.
+    prefetch(m.b + size_t(first) * m.rank, min(OUTS, m.outs - first) * size_t(m.rank));
     multiply<MT, NT, STAGES>(c, m.weight, nullptr, m.outs, first, shared);
-    if (m.rank > 0) await_low_rank(c);
+    float* room = reinterpret_cast<float*>(shared + Sums<MT, NT>::BYTES);
+    unsigned left = Sums<MT, NT>::left(STAGES);
+    const Branch branch = take_b(c, m, column, all, first, OUTS, room, left);
+    if (m.rank > 0) {
+        await_low_rank(c);
+        take_u(c, branch, column, all);
+        attention::copies_wait();
+        __syncthreads();
+    }
     for (unsigned i = threadIdx.x; i < OUTS * NT * 8; i += FEW_THREADS) {
         const unsigned at = i % OUTS, row = i / OUTS, out = first + at;
         if (row >= c.rows || out >= m.outs) continue;
         float y = Sums<MT, NT>::of(reinterpret_cast<const float*>(shared), row, at);
-        if (m.rank > 0) y += branch(c, m, column, all, row, out);
+        if (m.rank > 0) y += branch.of(row, at);
         if (m.bias != nullptr) y += m.bias[out];
         const size_t to = size_t(row) * m.outs + out;
         if (c.onto != nullptr) y += anneal::to_f32(c.onto[to]);
@@ -260,18 +341,30 @@ __device__ __forceinline__ void product(const Common& c, const Module& m0, const
 template <int MT, int NT, int STAGES>
 __device__ __forceinline__ void gated(const Common& c, const Module& gate, const Module& up, const Module& none) {
     extern __shared__ __align__(16) char shared[];
-    if (blockIdx.x < c.low_blocks) return low_rank(c, gate, up, none, blockIdx.x);
+    if (blockIdx.x < c.low_blocks) return low_rank(c, gate, up, none, blockIdx.x, reinterpret_cast<float*>(shared));
     constexpr unsigned OUTS = MT * 8;
     const unsigned first = (blockIdx.x - c.low_blocks) * OUTS, all = gate.rank + up.rank;
+    prefetch(gate.b + size_t(first) * gate.rank, min(OUTS, gate.outs - first) * size_t(gate.rank));
+    prefetch(up.b + size_t(first) * up.rank, min(OUTS, up.outs - first) * size_t(up.rank));
     multiply<MT, NT, STAGES>(c, gate.weight, up.weight, gate.outs, first, shared);
-    if (all > 0) await_low_rank(c);
+    float* room = reinterpret_cast<float*>(shared + Sums<MT, NT>::BYTES);
+    unsigned left = Sums<MT, NT>::left(STAGES);
+    const Branch of_gate = take_b(c, gate, 0, all, first, OUTS, room, left);
+    const Branch of_up = take_b(c, up, gate.rank, all, first, OUTS, room, left);
+    if (all > 0) {
+        await_low_rank(c);
+        take_u(c, of_gate, 0, all);
+        take_u(c, of_up, gate.rank, all);
+        attention::copies_wait();
+        __syncthreads();
+    }
     for (unsigned i = threadIdx.x; i < OUTS * NT * 8; i += FEW_THREADS) {
         const unsigned at = i % OUTS, row = i / OUTS, out = first + at;
         if (row >= c.rows || out >= gate.outs) continue;
         float g = Sums<MT, NT>::of(reinterpret_cast<const float*>(shared), row, at);
         float u = Sums<MT, NT>::of(reinterpret_cast<const float*>(shared), row, OUTS + at);
-        if (gate.rank > 0) g += branch(c, gate, 0, all, row, out);
-        if (up.rank > 0) u += branch(c, up, gate.rank, all, row, out);
+        if (gate.rank > 0) g += of_gate.of(row, at);
+        if (up.rank > 0) u += of_up.of(row, at);
         if (gate.bias != nullptr) g += gate.bias[out];
         if (up.bias != nullptr) u += up.bias[out];
         const float sigmoid = __fdividef(1.0f, 1.0f + __expf(-g));
