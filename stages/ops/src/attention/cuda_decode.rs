@@ -17,10 +17,14 @@ const OP: &str = "decode_attention";
 
 /// Threads of every block: `THREADS` of mma.cuh.
 const THREADS: u32 = 128;
+/// Threads of a merging block: `MERGE_THREADS` of decode.cuh.
+const MERGE_THREADS: u32 = 256;
 /// Keys of a part: `PART_KEYS` of decode.cuh.
-const PART_KEYS: usize = 128;
-/// Most query heads of a block: the largest `HEADS` of decode.cuh's kernels.
-const PART_HEADS: usize = 4;
+const PART_KEYS: usize = 64;
+/// Query heads of a block on tensor cores: `TILE_HEADS` of decode_tiles.cuh.
+const TILE_HEADS: usize = 8;
+/// Most query heads of a block without: the largest `HEADS` of decode.cuh's kernels.
+const WIDE_HEADS: usize = 4;
 /// Sequences of a launch: what a grid's third dimension takes.
 const MOST: usize = 65_535;
 
@@ -106,49 +110,52 @@ pub(crate) unsafe fn decode_at(
     narrow(OP, "rows of a cache", longest + PART_KEYS)?;
     let (entries, step) = table.follow(dev, sequences)?;
     let splits = longest.div_ceil(PART_KEYS);
-    let parts = scratch::<f32>(dev, count * heads.n_heads * splits * (heads.head_dim + 2))?;
-    // Query heads of a block: all that share keys, so that these are read once; the kernels take 1, 2 or 4.
-    let each = heads.group().next_power_of_two().min(PART_HEADS);
-    let name = match (heads.head_dim, each) {
-        (..=64, 1) => "anneal_attention_decode_8_1",
-        (..=64, 2) => "anneal_attention_decode_8_2",
-        (..=64, _) => "anneal_attention_decode_8_4",
-        (65..=128, 1) => "anneal_attention_decode_16_1",
-        (65..=128, 2) => "anneal_attention_decode_16_2",
-        (65..=128, _) => "anneal_attention_decode_16_4",
-        (_, 1) => "anneal_attention_decode_32_1",
-        (_, 2) => "anneal_attention_decode_32_2",
-        (_, _) => "anneal_attention_decode_32_4",
+    let outputs = count * heads.n_heads * splits;
+    let room = scratch::<f32>(dev, outputs * (heads.head_dim + 2))?;
+    let parts = slice_addr(&room);
+    let stats = parts + (4 * outputs * heads.head_dim) as u64;
+    // Query heads of a block: all that share keys, so that these are read once, if the kernel takes so many.
+    let (name, each) = match (heads.head_dim, heads.group()) {
+        (..=64, _) => ("anneal_attention_decode_64", TILE_HEADS),
+        (65..=80, _) => ("anneal_attention_decode_80", TILE_HEADS),
+        (81..=96, _) => ("anneal_attention_decode_96", TILE_HEADS),
+        (97..=128, _) => ("anneal_attention_decode_128", TILE_HEADS),
+        (_, 1) => ("anneal_attention_decode_wide_1", 1),
+        (_, 2) => ("anneal_attention_decode_wide_2", 2),
+        (_, _) => ("anneal_attention_decode_wide_4", WIDE_HEADS),
     };
     let [n_heads, n_kv_heads, dim, scale] = sizes(heads);
     let args = [
-        Arg::Ptr(q),                  // const bf16* q
-        Arg::Ptr(k),                  // const bf16* k
-        Arg::Ptr(v),                  // const bf16* v
-        Arg::Ptr(entries),            // const Sequence* sequences
-        Arg::I32(step as i32),        // int step
-        Arg::Ptr(slice_addr(&parts)), // float* parts
-        n_heads,                      // int n_heads
-        n_kv_heads,                   // int n_kv_heads
-        dim,                          // int dim
-        scale,                        // float scale
+        Arg::Ptr(q),           // const bf16* q
+        Arg::Ptr(k),           // const bf16* k
+        Arg::Ptr(v),           // const bf16* v
+        Arg::Ptr(entries),     // const Sequence* sequences
+        Arg::I32(step as i32), // int step
+        Arg::Ptr(parts),       // float* parts
+        Arg::Ptr(stats),       // float2* stats
+        n_heads,               // int n_heads
+        n_kv_heads,            // int n_kv_heads
+        dim,                   // int dim
+        scale,                 // float scale
     ];
     let passes = heads.n_kv_heads * heads.group().div_ceil(each);
     let blocks = (splits as u32, narrow(OP, "heads", passes)?, count as u32);
     // SAFETY: q, k and v have a row for each sequence (the caller's promise); each cache has room for one row
-    // more than it holds; `parts` has a part for every sequence, head and split. The table's memory is freed in stream
+    // more than it holds; `room` has a part for every sequence, head and split. The table's memory is freed in stream
     // order when it is replaced.
     unsafe { launch(dev, name, Grid { blocks, threads: THREADS, shared_bytes: 0 }, &args)? };
     let args = [
-        Arg::Ptr(slice_addr(&parts)), // const float* parts
-        Arg::Ptr(entries),            // const Sequence* sequences
-        Arg::I32(step as i32),        // int step
-        Arg::Ptr(out),                // bf16* out
-        n_heads,                      // int n_heads
-        dim,                          // int dim
-        Arg::I32(splits as i32),      // int splits
+        Arg::Ptr(parts),         // const float* parts
+        Arg::Ptr(stats),         // const float2* stats
+        Arg::Ptr(entries),       // const Sequence* sequences
+        Arg::I32(step as i32),   // int step
+        Arg::Ptr(out),           // bf16* out
+        n_heads,                 // int n_heads
+        dim,                     // int dim
+        Arg::I32(splits as i32), // int splits
     ];
     let blocks = (narrow(OP, "heads", heads.n_heads)?, count as u32, 1);
+    let grid = Grid { blocks, threads: MERGE_THREADS, shared_bytes: 0 };
     // SAFETY: as above; `out` has a row for each sequence.
-    unsafe { launch(dev, "anneal_attention_decode_merge", Grid { blocks, threads: THREADS, shared_bytes: 0 }, &args) }
+    unsafe { launch(dev, "anneal_attention_decode_merge", grid, &args) }
 }

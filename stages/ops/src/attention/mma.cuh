@@ -40,6 +40,12 @@ __device__ __forceinline__ void prefetch_l2(const void* address) {
 
 __device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;\n" ::); }
 
+/// Waits for all but the last PENDING groups of this thread's copies.
+template <int PENDING>
+__device__ __forceinline__ void copies_wait_for_all_but() {
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(PENDING) : "memory");
+}
+
 /// Waits for all copies of this thread; others' need a barrier after it.
 __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_group 0;\n" ::: "memory"); }
 

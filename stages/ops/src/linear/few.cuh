@@ -15,6 +15,7 @@ namespace linear_few {
 
 using attention::copy_16;
 using attention::copies_commit;
+using attention::copies_wait_for_all_but;
 
 constexpr int FEW_THREADS = 256;
 constexpr int WARPS = FEW_THREADS / 32;
@@ -50,11 +51,6 @@ struct Common {
     unsigned width;
     unsigned wide;  // outputs are f32
 };
-
-template <int PENDING>
-__device__ __forceinline__ void copies_wait_for_all_but() {
-    asm volatile("cp.async.wait_group %0;\n" ::"n"(PENDING) : "memory");
-}
 
 __device__ __forceinline__ void publish(unsigned* flag, unsigned value) {
     asm volatile("st.release.gpu.global.u32 [%0], %1;\n" ::"l"(flag), "r"(value) : "memory");
