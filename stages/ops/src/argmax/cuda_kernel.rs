@@ -100,6 +100,7 @@ impl ArgmaxKernel for Cuda {
                 outs: &outs,
                 gated: false,
                 wide: true,
+                early: false,
             };
             let at = |index: usize| slice_addr(&found.list) + 4 * (index + first) as u64;
             let addresses = (at(0), at(rows), slice_addr(&logits));

@@ -80,6 +80,8 @@ extern "C" __global__ void __launch_bounds__(128, 4)
     extern "C" __global__ void __launch_bounds__(128, 5) anneal_attention_decode_##NAME(                              \
         const bf16* q, const bf16* k, const bf16* v, const attention::Sequence* sequences, int step, float* parts,    \
         float2* stats, int n_heads, int n_kv_heads, int dim, float scale) {                                           \
+        anneal::next_may_begin();                                                                                     \
+        anneal::await_earlier();                                                                                      \
         attention::BODY(q, k, v, sequences, step, parts, stats, n_heads, n_kv_heads, dim, scale);                     \
     }
 
@@ -94,6 +96,8 @@ ATTENTION_DECODE(wide_4, wide_decode<4>)
 extern "C" __global__ void __launch_bounds__(256)
     anneal_attention_decode_merge(const float* parts, const float2* stats, const attention::Sequence* sequences,
                                   int step, bf16* out, int n_heads, int dim, int splits) {
+    anneal::next_may_begin();
+    anneal::await_earlier();
     attention::decode_merge(parts, stats, sequences, step, out, n_heads, dim, splits);
 }
 

@@ -11,7 +11,7 @@ use super::{Cached, Heads};
 use crate::OpError;
 use crate::add::narrow;
 use crate::backend::Act;
-use crate::cuda::{Arg, Grid, Slice, addr, launch, new_act, scratch, slice_addr, upload};
+use crate::cuda::{Arg, Grid, Slice, addr, launch_early, new_act, scratch, slice_addr, upload};
 
 const OP: &str = "decode_attention";
 
@@ -143,7 +143,7 @@ pub(crate) unsafe fn decode_at(
     // SAFETY: q, k and v have a row for each sequence (the caller's promise); each cache has room for one row
     // more than it holds; `room` has a part for every sequence, head and split. The table's memory is freed in stream
     // order when it is replaced.
-    unsafe { launch(dev, name, Grid { blocks, threads: THREADS, shared_bytes: 0 }, &args)? };
+    unsafe { launch_early(dev, name, Grid { blocks, threads: THREADS, shared_bytes: 0 }, &args)? };
     let args = [
         Arg::Ptr(parts),         // const float* parts
         Arg::Ptr(stats),         // const float2* stats
@@ -156,6 +156,6 @@ pub(crate) unsafe fn decode_at(
     ];
     let blocks = (narrow(OP, "heads", heads.n_heads)?, count as u32, 1);
     let grid = Grid { blocks, threads: MERGE_THREADS, shared_bytes: 0 };
-    // SAFETY: as above; `out` has a row for each sequence.
-    unsafe { launch(dev, "anneal_attention_decode_merge", grid, &args) }
+    // SAFETY: as above; `out` has a row for each sequence. Both kernels wait before they read anything.
+    unsafe { launch_early(dev, "anneal_attention_decode_merge", grid, &args) }
 }

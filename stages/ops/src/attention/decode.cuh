@@ -23,9 +23,10 @@ struct Sequence {
     unsigned long long len;
 };
 
-/// Eight elements of what no thread of this kernel writes.
+/// Eight elements. Not as what stays the same while this kernel runs: it may have begun before the one that writes them
+/// ended, and such reads are not held back.
 __device__ __forceinline__ void widen(float (&to)[8], const bf16* from) {
-    const uint4 raw = __ldg(reinterpret_cast<const uint4*>(from));
+    const uint4 raw = __ldcg(reinterpret_cast<const uint4*>(from));
     const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -38,10 +39,9 @@ __device__ __forceinline__ void widen(float (&to)[8], const bf16* from) {
 /// grown by since the table was made. parts: [sequences, n_heads, splits, dim], the outputs; stats: [sequences, n_heads,
 /// splits], the largest score and the sum. Grid: (splits, n_kv_heads * ceil(group / HEADS), sequences).
 template <int HEADS>
-__device__ __forceinline__ void wide_decode(const bf16* __restrict__ q, const bf16* __restrict__ k,
-                                       const bf16* __restrict__ v, const Sequence* __restrict__ sequences, int step,
-                                       float* __restrict__ parts, float2* __restrict__ stats, int n_heads,
-                                       int n_kv_heads, int dim, float scale) {
+__device__ __forceinline__ void wide_decode(const bf16* q, const bf16* k, const bf16* v, const Sequence* sequences,
+                                            int step, float* parts, float2* stats, int n_heads, int n_kv_heads,
+                                            int dim, float scale) {
     constexpr int LANES = 32, KEY_GROUPS = THREADS / LANES;
     __shared__ float scores[HEADS][PART_KEYS];
     __shared__ float sums[HEADS][2];
@@ -141,9 +141,8 @@ __device__ __forceinline__ void wide_decode(const bf16* __restrict__ q, const bf
 
 /// out[sequence, head] (=) the parts' outputs, each as far as its largest score is from the largest of all, over their
 /// sums. Warp w takes parts w, w + 8, ...; dim a multiple of 8, up to 256. Grid: (n_heads, sequences), MERGE_THREADS.
-__device__ __forceinline__ void decode_merge(const float* __restrict__ parts, const float2* __restrict__ stats,
-                                             const Sequence* __restrict__ sequences, int step, bf16* __restrict__ out,
-                                             int n_heads, int dim, int splits) {
+__device__ __forceinline__ void decode_merge(const float* parts, const float2* stats, const Sequence* sequences,
+                                             int step, bf16* out, int n_heads, int dim, int splits) {
     constexpr int WARPS = MERGE_THREADS / 32;
     __shared__ float scratch[32];
     __shared__ __align__(16) float partial[WARPS][WIDEST];

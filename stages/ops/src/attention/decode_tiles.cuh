@@ -31,10 +31,9 @@ __device__ __forceinline__ void load_part(uint32_t tile, const bf16* cache, cons
 
 /// Reads and leaves what `wide_decode` does. Grid: (splits, n_kv_heads * ceil(group / TILE_HEADS), sequences).
 template <int D>
-__device__ __forceinline__ void decode_tiles(const bf16* __restrict__ q, const bf16* __restrict__ k,
-                                             const bf16* __restrict__ v, const Sequence* __restrict__ sequences,
-                                             int step, float* __restrict__ parts, float2* __restrict__ stats,
-                                             int n_heads, int n_kv_heads, int dim, float scale) {
+__device__ __forceinline__ void decode_tiles(const bf16* q, const bf16* k, const bf16* v, const Sequence* sequences,
+                                             int step, float* parts, float2* stats, int n_heads, int n_kv_heads,
+                                             int dim, float scale) {
     using T = Tile<D>;
     constexpr int WARPS = THREADS / 32, STRIDE = PART_KEYS + 8;
     static_assert(PART_KEYS == WARPS * 16, "a warp takes 16 keys");
@@ -54,7 +53,7 @@ __device__ __forceinline__ void decode_tiles(const bf16* __restrict__ q, const b
 #pragma unroll
     for (int i = 0; i < D / 8; ++i) {
         const bool take = row < heads && i * 8 < dim;
-        query[i / 2][i % 2] = take ? __ldg(reinterpret_cast<const unsigned*>(own + i * 8)) : 0u;
+        query[i / 2][i % 2] = take ? __ldcg(reinterpret_cast<const unsigned*>(own + i * 8)) : 0u;
     }
     const int len = static_cast<int>(sequence.len) + step, first = blockIdx.x * PART_KEYS;
     if (first > len) return;  // a longer sequence's part
@@ -138,7 +137,7 @@ __device__ __forceinline__ void decode_tiles(const bf16* __restrict__ q, const b
     const int element = threadIdx.x % 64 * 8;
     if (fresh < PART_KEYS && blockIdx.y % passes == 0 && element < dim) {
         const bool values = threadIdx.x >= 64;
-        const uint4 given = __ldg(reinterpret_cast<const uint4*>((values ? v : k) + new_at + element));
+        const uint4 given = __ldcg(reinterpret_cast<const uint4*>((values ? v : k) + new_at + element));
         *reinterpret_cast<uint4*>((values ? sequence.v : sequence.k) + at + fresh * stride + element) = given;
     }
 }

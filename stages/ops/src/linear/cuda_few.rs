@@ -11,7 +11,9 @@ use dfdx::shapes::HasShape;
 use super::Linear;
 use crate::OpError;
 use crate::add::narrow;
-use crate::cuda::{Arg, Grid, Slice, addr, launch, multiprocessors, scratch, shared_limit, slice_addr, upload};
+use crate::cuda::{
+    Arg, Grid, Slice, addr, launch, launch_early, multiprocessors, scratch, shared_limit, slice_addr, upload,
+};
 
 const OP: &str = "linear_few";
 
@@ -121,6 +123,8 @@ pub(crate) struct Few<'a> {
     pub(crate) gated: bool,
     /// Outputs are f32, and not rounded. Not with `gated`.
     pub(crate) wide: bool,
+    /// Begin with the weights while the kernel ahead still runs ([`launch_early`]).
+    pub(crate) early: bool,
 }
 
 /// Flags of low blocks. Launches follow one another on one stream, so all share them; what a flag holds says of which
@@ -177,7 +181,8 @@ fn check(call: &Few) -> Result<(), OpError> {
 /// # Safety
 /// Addresses are those of live allocations: x `[rows, width]`; of each module the weight `[outs, width]`, and where they
 /// are not 0 the bias `[outs]`, A `[rank, width]`, B `[outs, rank]`; outputs and the residual `[rows, outs]`, in bf16, or
-/// outputs in f32 if `wide`; u as it says. No output overlaps an input but the residual, with which it may be one.
+/// outputs in f32 if `wide`; u as it says. With `early` all but x and the residual were written
+/// before the last kernel that was launched by [`launch`]. No output overlaps an input but the residual, with which it may be one.
 pub(crate) unsafe fn few(dev: &Cuda, call: &Few) -> Result<(), OpError> {
     check(call)?;
     let limit = shared_limit(dev);
@@ -243,5 +248,11 @@ unsafe fn part(dev: &Cuda, call: &Few, kernel: &Kernel, first: usize, rows: usiz
     let blocks = (narrow(OP, "blocks", tiles + low_blocks)?, 1, 1);
     // SAFETY: the caller's promise; u has room for all rows, and the flags for the low blocks. The flags are freed in stream order
     // when larger ones replace them.
-    unsafe { launch(dev, kernel.name, Grid { blocks, threads: 256, shared_bytes: kernel.shared() }, &args) }
+    let grid = Grid { blocks, threads: 256, shared_bytes: kernel.shared() };
+    unsafe {
+        match call.early {
+            true => launch_early(dev, kernel.name, grid, &args),
+            false => launch(dev, kernel.name, grid, &args),
+        }
+    }
 }

@@ -114,7 +114,8 @@ __device__ __forceinline__ void low_rank(const Common& c, const Module& m0, cons
                : at < m0.rank + m1.rank ? m1.a + size_t(at - m0.rank) * c.width
                                         : m2.a + size_t(at - m0.rank - m1.rank) * c.width;
     };
-    for (unsigned i = 1; i < outs; ++i) prefetch(row_of(from + i), c.width);
+    for (unsigned i = 0; i < outs; ++i) prefetch(row_of(from + i), c.width);
+    anneal::await_earlier();
     for (unsigned i = 0; i < outs; ++i) {
         float* const to = sums + i * (WARPS * LOW_ROWS);
         if (first + 1 == c.rows) {
@@ -225,29 +226,39 @@ __device__ __forceinline__ void multiply(const Common& c, const bf16* weight, co
 
     const unsigned chunks = (c.width + CHUNK - 1) / CHUNK;
     const int steps = unsigned(warp) < chunks ? int((chunks - warp + WARPS - 1) / WARPS) * 2 : 0;
-    const auto fill = [&](int stage, int step) {
-        const unsigned k = (warp + WARPS * (step >> 1)) * CHUNK + (step & 1) * 32 + in_group * 8;
-        const bool within = k < c.width;
+    const auto column = [&](int step) {
+        return unsigned(warp + WARPS * (step >> 1)) * CHUNK + (step & 1) * 32 + in_group * 8;
+    };
+    const auto fill_weight = [&](int stage, int step) {
+        const unsigned k = column(step);
 #pragma unroll
         for (int i = 0; i < 2 * MT; ++i) {
             const bool second = other != nullptr && i >= MT;
             const unsigned row = first + (second ? i - MT : i) * 8 + group;
-            const bool take = within && row < outs;
+            const bool take = k < c.width && row < outs;
             const bf16* from = second ? other : weight;
             copy_16(own + slot(stage, i), from + (take ? size_t(row) * c.width + k : 0), take);
         }
+    };
+    const auto fill_x = [&](int stage, int step) {
+        const unsigned k = column(step);
 #pragma unroll
         for (int n = 0; n < NT; ++n) {
             const unsigned row = n * 8 + group;
-            const bool take = within && row < c.rows;
+            const bool take = k < c.width && row < c.rows;
             copy_16(own + slot(stage, 2 * MT + n), c.x + (take ? size_t(row) * c.width + k : 0), take);
         }
     };
 
     float sums[MT][NT][4] = {};
+    // Weights do not wait for what comes before, x does.
+#pragma unroll
+    for (int stage = 0; stage < STAGES - 1; ++stage)
+        if (stage < steps) fill_weight(stage, stage);
+    anneal::await_earlier();
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; ++stage) {
-        if (stage < steps) fill(stage, stage);
+        if (stage < steps) fill_x(stage, stage);
         copies_commit();
     }
     int stage = 0;
@@ -258,7 +269,10 @@ __device__ __forceinline__ void multiply(const Common& c, const bf16* weight, co
 #pragma unroll
         for (int i = 0; i < 2 * MT; ++i) left[i] = *reinterpret_cast<const uint4*>(from + slot(stage, i));
         const int ahead = stage == 0 ? STAGES - 1 : stage - 1;
-        if (step + STAGES - 1 < steps) fill(ahead, step + STAGES - 1);
+        if (step + STAGES - 1 < steps) {
+            fill_weight(ahead, step + STAGES - 1);
+            fill_x(ahead, step + STAGES - 1);
+        }
         copies_commit();
 #pragma unroll
         for (int n = 0; n < NT; ++n) {
@@ -296,6 +310,7 @@ __device__ __forceinline__ void multiply(const Common& c, const bf16* weight, co
 template <int MT, int NT, int STAGES>
 __device__ __forceinline__ void product(const Common& c, const Module& m0, const Module& m1, const Module& m2) {
     extern __shared__ __align__(16) char shared[];
+    anneal::next_may_begin();
     if (blockIdx.x < c.low_blocks) return low_rank(c, m0, m1, m2, blockIdx.x, reinterpret_cast<float*>(shared));
     constexpr unsigned OUTS = MT * 16;
     unsigned tile = blockIdx.x - c.low_blocks, column = 0;
@@ -337,6 +352,7 @@ __device__ __forceinline__ void product(const Common& c, const Module& m0, const
 template <int MT, int NT, int STAGES>
 __device__ __forceinline__ void gated(const Common& c, const Module& gate, const Module& up, const Module& none) {
     extern __shared__ __align__(16) char shared[];
+    anneal::next_may_begin();
     if (blockIdx.x < c.low_blocks) return low_rank(c, gate, up, none, blockIdx.x, reinterpret_cast<float*>(shared));
     constexpr unsigned OUTS = MT * 8;
     const unsigned first = (blockIdx.x - c.low_blocks) * OUTS, all = gate.rank + up.rank;
