@@ -81,7 +81,6 @@ extern "C" __global__ void __launch_bounds__(128, 4)
         const bf16* q, const bf16* k, const bf16* v, const attention::Sequence* sequences, int step, float* parts,    \
         float2* stats, int n_heads, int n_kv_heads, int dim, float scale) {                                           \
         anneal::next_may_begin();                                                                                     \
-        anneal::await_earlier();                                                                                      \
         attention::BODY(q, k, v, sequences, step, parts, stats, n_heads, n_kv_heads, dim, scale);                     \
     }
 

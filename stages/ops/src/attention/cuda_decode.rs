@@ -11,7 +11,7 @@ use super::{Cached, Heads};
 use crate::OpError;
 use crate::add::narrow;
 use crate::backend::Act;
-use crate::cuda::{Arg, Grid, Slice, addr, launch_early, new_act, scratch, slice_addr, upload};
+use crate::cuda::{Arg, Grid, Slice, addr, launch, launch_early, new_act, scratch, slice_addr, upload};
 
 const OP: &str = "decode_attention";
 
@@ -80,14 +80,16 @@ pub(super) fn decode(
     if count > 0 {
         let addresses = [addr(q)?, addr(k)?, addr(v)?, addr(&out)?];
         // SAFETY: `decode_attention` checked that q, k and v have a row for each sequence; `out` was made like q.
-        unsafe { decode_at(dev, addresses, heads, sequences, table) }?;
+        unsafe { decode_at(dev, addresses, heads, sequences, table, false) }?;
     }
     Ok(out)
 }
 
-/// As above, between the addresses of q, k, v and the output.
+/// As above, between the addresses of q, k, v and the output. With `early` the caches are read while the kernel ahead, which
+/// makes q, k and v, still runs.
 ///
 /// # Safety
+/// With `early` what the caches hold was written before the last kernel that was launched by [`launch`].
 /// They are those of live allocations with a row of the heads' widths for each sequence, of which there is one at least;
 /// each cache holds `len` rows of the heads' width. [`decode_takes`] the heads.
 pub(crate) unsafe fn decode_at(
@@ -96,15 +98,16 @@ pub(crate) unsafe fn decode_at(
     heads: Heads,
     sequences: &mut [Cached<'_, CudaCache>],
     table: &mut CudaTable,
+    early: bool,
 ) -> Result<(), OpError> {
     let count = sequences.len();
     if count > MOST {
         return Err(OpError::argument(OP, format!("{count} sequences at once; the CUDA kernels take {MOST}")));
     }
-    let mut longest = 0;
+    let (mut longest, mut moved) = (0, false);
     for sequence in sequences.iter_mut() {
         // SAFETY: the caller's promise.
-        unsafe { sequence.cache.make_room(dev, sequence.len, 1, heads.kv_width(), sequence.reserve)? };
+        moved |= unsafe { sequence.cache.make_room(dev, sequence.len, 1, heads.kv_width(), sequence.reserve)? };
         longest = longest.max(sequence.len + 1);
     }
     narrow(OP, "rows of a cache", longest + PART_KEYS)?;
@@ -140,10 +143,17 @@ pub(crate) unsafe fn decode_at(
     ];
     let passes = heads.n_kv_heads * heads.group().div_ceil(each);
     let blocks = (splits as u32, narrow(OP, "heads", passes)?, count as u32);
+    let grid = Grid { blocks, threads: THREADS, shared_bytes: 0 };
     // SAFETY: q, k and v have a row for each sequence (the caller's promise); each cache has room for one row
     // more than it holds; `room` has a part for every sequence, head and split. The table's memory is freed in stream
-    // order when it is replaced.
-    unsafe { launch_early(dev, name, Grid { blocks, threads: THREADS, shared_bytes: 0 }, &args)? };
+    // order when it is replaced. Early the kernel reads the table and the caches, and only if neither is newer than the
+    // caller says: rows that moved, and with them the table, have just been written.
+    unsafe {
+        match early && !moved && step > 0 {
+            true => launch_early(dev, name, grid, &args)?,
+            false => launch(dev, name, grid, &args)?,
+        }
+    }
     let args = [
         Arg::Ptr(parts),         // const float* parts
         Arg::Ptr(stats),         // const float2* stats
@@ -156,6 +166,6 @@ pub(crate) unsafe fn decode_at(
     ];
     let blocks = (narrow(OP, "heads", heads.n_heads)?, count as u32, 1);
     let grid = Grid { blocks, threads: MERGE_THREADS, shared_bytes: 0 };
-    // SAFETY: as above; `out` has a row for each sequence. Both kernels wait before they read anything.
+    // SAFETY: as above; `out` has a row for each sequence. This kernel waits before it reads anything.
     unsafe { launch_early(dev, "anneal_attention_decode_merge", grid, &args) }
 }

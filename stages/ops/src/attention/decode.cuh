@@ -46,6 +46,7 @@ __device__ __forceinline__ void wide_decode(const bf16* q, const bf16* k, const 
     __shared__ float scores[HEADS][PART_KEYS];
     __shared__ float sums[HEADS][2];
     __shared__ float partial[KEY_GROUPS][LANES * 8 + 1];
+    anneal::await_earlier();
     const Sequence sequence = sequences[blockIdx.z];
     const int len = static_cast<int>(sequence.len) + step, first = blockIdx.x * PART_KEYS;
     if (first > len) return;  // a longer sequence's part

@@ -2,8 +2,9 @@
 //!
 //! Keys are the rows of m16n8k16, query heads its columns: S^T = K q^T, then O^T = V^T P^T, V's elements as rows. Whoever
 //! has fewer heads leaves columns empty; the products are not what takes the time. As in the training forward P is
-//! rounded to bf16, and sums are f32. What a block computes depends on its own part and heads only. Same parts as
-//! decode.cuh, for head sizes that are multiples of 8, up to D.
+//! rounded to bf16, and sums are f32. What a block computes depends on its own part and heads only. The caches' rows are
+//! on their way while the kernel ahead still makes the new ones. Same parts as decode.cuh, for head sizes that are
+//! multiples of 8, up to D.
 #pragma once
 
 #include "decode.cuh"
@@ -13,20 +14,20 @@ namespace attention {
 /// Query heads of a block.
 constexpr int TILE_HEADS = 8;
 
-/// Starts copying the first `keys` rows of a part into a tile, zeros beyond. Row `fresh` is `given`; `cache` is row 0.
+/// Starts copying the first `held` rows of a part, of which `cache` is row 0, into a tile; zeros from row `keys` on.
 template <int D>
-__device__ __forceinline__ void load_part(uint32_t tile, const bf16* cache, const bf16* given, size_t stride, int keys,
-                                          int fresh, int dim) {
+__device__ __forceinline__ void load_part(uint32_t tile, const bf16* cache, size_t stride, int held, int keys,
+                                          int dim) {
     constexpr int CHUNKS = D / 8;
     static_assert(PART_KEYS * CHUNKS % THREADS == 0, "every thread copies as much");
 #pragma unroll
     for (int i = 0; i < PART_KEYS * CHUNKS / THREADS; ++i) {
         const int at = threadIdx.x + i * THREADS, row = at / CHUNKS, element = at % CHUNKS * 8;
-        const bool take = row < keys && element < dim;
-        const bf16* const from = row < fresh ? cache + row * stride : given;
-        copy_16(tile + row * Tile<D>::STRIDE + element * 2, take ? from + element : given, take);
+        const bool take = row < held && element < dim;
+        // The row between comes from elsewhere.
+        if (row < held || row >= keys)
+            copy_16(tile + row * Tile<D>::STRIDE + element * 2, take ? cache + row * stride + element : cache, take);
     }
-    copies_commit();
 }
 
 /// Reads and leaves what `wide_decode` does. Grid: (splits, n_kv_heads * ceil(group / TILE_HEADS), sequences).
@@ -47,6 +48,25 @@ __device__ __forceinline__ void decode_tiles(const bf16* q, const bf16* k, const
     const int heads = min(TILE_HEADS, (kv_head + 1) * group - first_head);
     const size_t head_at = static_cast<size_t>(blockIdx.z) * n_heads + first_head;
 
+    const int len = static_cast<int>(sequence.len) + step, first = blockIdx.x * PART_KEYS;
+    if (first > len) return anneal::await_earlier();  // a longer sequence's part
+    // The last key of all has just been computed, and is not read from the cache, so all that is read there stays as it is
+    // while this kernel runs.
+    const int keys = min(PART_KEYS, len + 1 - first), fresh = len - first;
+    const size_t stride = static_cast<size_t>(n_kv_heads) * dim, in_row = static_cast<size_t>(kv_head) * dim;
+    const size_t at = first * stride + in_row, new_at = blockIdx.z * stride + in_row;
+    const uint32_t k_tile = shared_address(tiles), v_tile = k_tile + T::bytes(PART_KEYS);
+    const int held = min(PART_KEYS, fresh);
+    // Older than the kernels ahead of this one, unlike what follows.
+    load_part<D>(k_tile, sequence.k + at, stride, held, keys, dim);
+    load_part<D>(v_tile, sequence.v + at, stride, held, keys, dim);
+    anneal::await_earlier();
+    const bool values = threadIdx.x >= THREADS / 2;  // one half of the threads has the new row's key, the other its value
+    const int element = threadIdx.x % (THREADS / 2) * 8;
+    if (fresh < PART_KEYS && element < D)
+        copy_16((values ? v_tile : k_tile) + fresh * T::STRIDE + element * 2,
+                (values ? v : k) + new_at + (element < dim ? element : 0), element < dim);
+
     // q as the right operand: this thread's pairs of head `row`.
     uint32_t query[D / 16][2];
     const bf16* const own = q + (head_at + row) * dim + column;
@@ -55,19 +75,9 @@ __device__ __forceinline__ void decode_tiles(const bf16* q, const bf16* k, const
         const bool take = row < heads && i * 8 < dim;
         query[i / 2][i % 2] = take ? __ldcg(reinterpret_cast<const unsigned*>(own + i * 8)) : 0u;
     }
-    const int len = static_cast<int>(sequence.len) + step, first = blockIdx.x * PART_KEYS;
-    if (first > len) return;  // a longer sequence's part
-    // The last key of all has just been computed, and is not read from the cache, so all that is read there stays as it is
-    // while this kernel runs.
-    const int keys = min(PART_KEYS, len + 1 - first), fresh = len - first;
-    const size_t stride = static_cast<size_t>(n_kv_heads) * dim, in_row = static_cast<size_t>(kv_head) * dim;
-    const size_t at = first * stride + in_row, new_at = blockIdx.z * stride + in_row;
-    const uint32_t k_tile = shared_address(tiles), v_tile = k_tile + T::bytes(PART_KEYS);
-    load_part<D>(k_tile, sequence.k + at, k + new_at, stride, keys, fresh, dim);
-    load_part<D>(v_tile, sequence.v + at, v + new_at, stride, keys, fresh, dim);
 
-    copies_wait_for_all_but<1>();
-    __syncthreads();  // K is here
+    copies_wait();
+    __syncthreads();  // K and V are here
     float s[4] = {};
     const uint32_t k_left = T::left(k_tile + T::bytes(warp * 16), lane);
 #pragma unroll
@@ -107,8 +117,7 @@ __device__ __forceinline__ void decode_tiles(const bf16* q, const bf16* k, const
         for (int apart = 4; apart < 32; apart *= 2) sum += __shfl_xor_sync(~0u, sum, apart);
         if (row == 0) sums[warp][column + head] = sum;
     }
-    copies_wait_for_all_but<0>();
-    __syncthreads();  // V and P are here
+    __syncthreads();  // P is here
 
     const uint32_t v_left = T::right(v_tile, lane);  // transposed, its rows and columns change places
     for (int m = warp; m < D / 16; m += WARPS) {
@@ -122,9 +131,9 @@ __device__ __forceinline__ void decode_tiles(const bf16* q, const bf16* k, const
         }
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const int head = column + i % 2, element = m * 16 + row + i / 2 * 8;
-            if (head < heads && element < dim)
-                parts[((head_at + head) * gridDim.x + blockIdx.x) * dim + element] = o[i];
+            const int head = column + i % 2, of_head = m * 16 + row + i / 2 * 8;
+            if (head < heads && of_head < dim)
+                parts[((head_at + head) * gridDim.x + blockIdx.x) * dim + of_head] = o[i];
         }
     }
     if (threadIdx.x < heads) {
@@ -134,9 +143,7 @@ __device__ __forceinline__ void decode_tiles(const bf16* q, const bf16* k, const
         stats[(head_at + threadIdx.x) * gridDim.x + blockIdx.x] = make_float2(largest(threadIdx.x) * scale, sum);
     }
     // Of the blocks that share keys the first keeps the new row.
-    const int element = threadIdx.x % 64 * 8;
     if (fresh < PART_KEYS && blockIdx.y % passes == 0 && element < dim) {
-        const bool values = threadIdx.x >= 64;
         const uint4 given = __ldcg(reinterpret_cast<const uint4*>((values ? v : k) + new_at + element));
         *reinterpret_cast<uint4*>((values ? sequence.v : sequence.k) + at + fresh * stride + element) = given;
     }

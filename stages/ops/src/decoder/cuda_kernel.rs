@@ -115,8 +115,9 @@ impl DecoderKernel for Cuda {
         let pair = Pair { q, k, cos: places.cos, sin: places.sin, positions: slice_addr(&angles), heads };
         // SAFETY: q and k have `rows` rows of their heads; `DecoderBlock` checked the positions and the table's width.
         span(dev, "decoder.rope", || unsafe { rotate_pair(dev, &pair, rows) })?;
-        // SAFETY: q, k, v and `mixed` have a row for each sequence, which `DecoderBlock` checked against the caches.
-        span(dev, "attention.decode", || unsafe { decode_at(dev, [q, k, v, mixed], heads, sequences, table) })?;
+        // SAFETY: q, k, v and `mixed` have a row for each sequence, which `DecoderBlock` checked against the caches; what these
+        // hold is older than the first norm.
+        span(dev, "attention.decode", || unsafe { decode_at(dev, [q, k, v, mixed], heads, sequences, table, true) })?;
         map("decoder.o", mixed, q_width, &[places.o], &[middle], from)?;
         norm(middle, places.norms[1], true)?;
         map("decoder.gate_up", h, hidden, &places.gate_up, &[gated], 0)?;
