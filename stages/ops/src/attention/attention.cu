@@ -4,7 +4,7 @@
 //! Fused: scores, mask, softmax and the product with V; backward computes probabilities again from lse. Everything
 //! written is overwritten (=), nothing is accumulated in global memory; every sum has a fixed order. A kernel's suffix
 //! is the head size its tiles have room for: `dim` may be any multiple of 8 up to that, the rest is zero.
-//! sm_80 instructions only (mma.sync, ldmatrix, cp.async).
+//! sm_80 instructions only (mma.sync, ldmatrix, cp.async), and on sm_90 those of launch_early.
 
 #include "backward_kv.cuh"
 #include "backward_q.cuh"

@@ -21,7 +21,7 @@ const OP: &str = "linear_few";
 pub(crate) const TOGETHER: usize = 3;
 /// Bytes of a slot of a stage: 16 for each thread.
 const SLOT: u32 = 4096;
-/// Most rows of all A that a low block takes: `LOW_OUTS` of few.cuh.
+/// Most rows of all A that a low block takes: `LOW_OUTS` of few_branch.cuh.
 const LOW_OUTS: usize = 8;
 /// Rows of x that it takes: `LOW_ROWS`.
 const LOW_ROWS: usize = 8;

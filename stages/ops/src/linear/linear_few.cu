@@ -1,8 +1,8 @@
-// The linear map for few rows of x: entry points; the bodies are in few.cuh.
+// The linear map for few rows of x: entry points; the bodies are in few.cuh and few_branch.cuh.
 //
 // Fused: up to three modules of one input, LoRA branches in f32, bias, residual, or SwiGLU of two modules. Overwrites (=)
 // outputs, u and the flags. A kernel's suffix is the number of rows of x that it has room for. The width is a multiple of
-// 8; addresses are multiples of 16. sm_80 instructions only (mma.sync, cp.async).
+// 8; addresses are multiples of 16. sm_80 instructions only (mma.sync, cp.async), and on sm_90 those of launch_early.
 #include "few.cuh"
 
 using linear_few::Common;
