@@ -256,3 +256,22 @@ unsafe fn part(dev: &Cuda, call: &Few, kernel: &Kernel, first: usize, rows: usiz
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::low_blocks;
+
+    #[test]
+    fn low_blocks_find_room_beside_the_product() {
+        // Rank, rows, the product's blocks and the room for all: what one takes, and how many there are.
+        assert_eq!(low_blocks(0, 5, 384, 396), (1, 0));
+        assert_eq!(low_blocks(16, 1, 256, 396), (1, 16));
+        assert_eq!(low_blocks(48, 1, 384, 396), (4, 12));
+        assert_eq!(low_blocks(48, 32, 192, 264), (4, 48));
+        assert_eq!(low_blocks(48, 1, 396, 396), (8, 6));
+        // Blocks of the product that begin one after another.
+        assert_eq!(low_blocks(32, 1, 896, 264), (1, 32));
+        assert_eq!(low_blocks(32, 32, 896, 264), (2, 64));
+        assert_eq!(low_blocks(9, 9, 1000, 100), (1, 18));
+    }
+}
