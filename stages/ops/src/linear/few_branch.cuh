@@ -92,7 +92,7 @@ __device__ __forceinline__ void low_row(const Common& c, const float* a, unsigne
 }
 
 /// u (=) x A^T in f32: block `low` takes `low_outs` rows of all A together, for LOW_ROWS rows of x. Then the block's flag
-/// says so. These are the launch's first blocks, and wait for nothing.
+/// says so. These are the launch's first blocks, and wait for none of the others.
 __device__ __forceinline__ void low_rank(const Common& c, const Module& m0, const Module& m1, const Module& m2,
                                          unsigned low, float* sums) {
     const unsigned rank = m0.rank + m1.rank + m2.rank, groups = (rank + c.low_outs - 1) / c.low_outs;
