@@ -90,8 +90,18 @@ impl ArgmaxKernel for Cuda {
             let wide = Gemm::new([count, vocabulary, width], rows_of_x, head.t(), to);
             let modules = [FewModule::plain(head.addr, vocabulary)];
             let outs = [to.addr];
-            let few_rows =
-                Few { x: from, onto: 0, rows: count, width, modules: &modules, outs: &outs, gated: false, wide: true };
+            let few_rows = Few {
+                x: from,
+                onto: 0,
+                u: 0,
+                rows: count,
+                width,
+                modules: &modules,
+                outs: &outs,
+                gated: false,
+                wide: true,
+                early: false,
+            };
             let at = |index: usize| slice_addr(&found.list) + 4 * (index + first) as u64;
             let addresses = (at(0), at(rows), slice_addr(&logits));
             // SAFETY: rows `first..first + count` lie in x; `logits` has room for `each` rows, the list for all, twice.

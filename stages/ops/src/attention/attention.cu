@@ -4,11 +4,12 @@
 //! Fused: scores, mask, softmax and the product with V; backward computes probabilities again from lse. Everything
 //! written is overwritten (=), nothing is accumulated in global memory; every sum has a fixed order. A kernel's suffix
 //! is the head size its tiles have room for: `dim` may be any multiple of 8 up to that, the rest is zero.
-//! sm_80 instructions only (mma.sync, ldmatrix, cp.async).
+//! sm_80 instructions only (mma.sync, ldmatrix, cp.async), and on sm_90 those of launch_early.
 
 #include "backward_kv.cuh"
 #include "backward_q.cuh"
 #include "decode.cuh"
+#include "decode_tiles.cuh"
 #include "forward.cuh"
 #include "plain.cuh"
 
@@ -75,27 +76,28 @@ extern "C" __global__ void __launch_bounds__(128, 4)
     attention::plain_backward_q(q, k, v, d, stats, d_q, tiles, n_heads, n_kv_heads, dim, scale);
 }
 
-#define ATTENTION_DECODE(LANES, HEADS)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(128) anneal_attention_decode_##LANES##_##HEADS(                       \
-        const bf16* q, const bf16* k, const bf16* v, const attention::Sequence* sequences, int step, float* parts,     \
-        int n_heads, int n_kv_heads, int dim, float scale) {                                                           \
-        attention::decode<LANES, HEADS>(q, k, v, sequences, step, parts, n_heads, n_kv_heads, dim, scale);             \
+#define ATTENTION_DECODE(NAME, BODY)                                                                                   \
+    extern "C" __global__ void __launch_bounds__(128, 5) anneal_attention_decode_##NAME(                              \
+        const bf16* q, const bf16* k, const bf16* v, const attention::Sequence* sequences, int step, float* parts,    \
+        float2* stats, int n_heads, int n_kv_heads, int dim, float scale) {                                           \
+        anneal::next_may_begin();                                                                                     \
+        attention::BODY(q, k, v, sequences, step, parts, stats, n_heads, n_kv_heads, dim, scale);                     \
     }
 
-ATTENTION_DECODE(8, 1)
-ATTENTION_DECODE(8, 2)
-ATTENTION_DECODE(8, 4)
-ATTENTION_DECODE(16, 1)
-ATTENTION_DECODE(16, 2)
-ATTENTION_DECODE(16, 4)
-ATTENTION_DECODE(32, 1)
-ATTENTION_DECODE(32, 2)
-ATTENTION_DECODE(32, 4)
+ATTENTION_DECODE(64, decode_tiles<64>)
+ATTENTION_DECODE(80, decode_tiles<80>)
+ATTENTION_DECODE(96, decode_tiles<96>)
+ATTENTION_DECODE(128, decode_tiles<128>)
+ATTENTION_DECODE(wide_1, wide_decode<1>)
+ATTENTION_DECODE(wide_2, wide_decode<2>)
+ATTENTION_DECODE(wide_4, wide_decode<4>)
 
-extern "C" __global__ void __launch_bounds__(128)
-    anneal_attention_decode_merge(const float* parts, const attention::Sequence* sequences, int step, bf16* out,
-                                  int n_heads, int dim, int splits) {
-    attention::decode_merge(parts, sequences, step, out, n_heads, dim, splits);
+extern "C" __global__ void __launch_bounds__(256)
+    anneal_attention_decode_merge(const float* parts, const float2* stats, const attention::Sequence* sequences,
+                                  int step, bf16* out, int n_heads, int dim, int splits) {
+    anneal::next_may_begin();
+    anneal::await_earlier();
+    attention::decode_merge(parts, stats, sequences, step, out, n_heads, dim, splits);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -47,7 +47,8 @@ impl CudaCache {
     }
 
     /// Makes room for `rows` rows of `width` behind the first `len`. Where there is none, or another cache shares the
-    /// memory, the first `len` rows move to memory of this cache's own, for `reserve` rows if that is more.
+    /// memory, the first `len` rows move to memory of this cache's own, for `reserve` rows if that is more. Returns whether
+    /// they moved.
     ///
     /// # Safety
     /// The cache holds `len` rows of `width`.
@@ -61,10 +62,11 @@ impl CudaCache {
         rows: usize,
         width: usize,
         reserve: usize,
-    ) -> Result<(), OpError> {
+    ) -> Result<bool, OpError> {
         let (held, needed) = (len * width, (len + rows) * width);
         let room = |store: &mut Arc<[Slice<Bf16>; 2]>| Arc::get_mut(store).is_some_and(|own| own[0].len() >= needed);
-        if !self.store.as_mut().is_some_and(room) {
+        let moves = !self.store.as_mut().is_some_and(room);
+        if moves {
             let spare = if reserve >= len + rows { 0 } else { (needed / 4).max(SPARE_ROWS * width) };
             let elements = (needed + spare).max(reserve * width);
             let larger = Self { store: Some(Arc::new([scratch(dev, elements)?, scratch(dev, elements)?])) };
@@ -73,7 +75,7 @@ impl CudaCache {
             unsafe { copy(dev, self.addresses(), larger.addresses(), held)? };
             *self = larger;
         }
-        Ok(())
+        Ok(moves)
     }
 
     /// Writes `rows` rows of `width` from the addresses of k and v behind the first `len` rows.

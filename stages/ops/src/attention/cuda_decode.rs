@@ -11,16 +11,20 @@ use super::{Cached, Heads};
 use crate::OpError;
 use crate::add::narrow;
 use crate::backend::Act;
-use crate::cuda::{Arg, Grid, Slice, addr, launch, new_act, scratch, slice_addr, upload};
+use crate::cuda::{Arg, Grid, Slice, addr, launch, launch_early, new_act, scratch, slice_addr, upload};
 
 const OP: &str = "decode_attention";
 
 /// Threads of every block: `THREADS` of mma.cuh.
 const THREADS: u32 = 128;
+/// Threads of a merging block: `MERGE_THREADS` of decode.cuh.
+const MERGE_THREADS: u32 = 256;
 /// Keys of a part: `PART_KEYS` of decode.cuh.
-const PART_KEYS: usize = 128;
-/// Most query heads of a block: the largest `HEADS` of decode.cuh's kernels.
-const PART_HEADS: usize = 4;
+const PART_KEYS: usize = 64;
+/// Query heads of a block on tensor cores: `TILE_HEADS` of decode_tiles.cuh.
+const TILE_HEADS: usize = 8;
+/// Most query heads of a block without: the largest `HEADS` of decode.cuh's kernels.
+const WIDE_HEADS: usize = 4;
 /// Sequences of a launch: what a grid's third dimension takes.
 const MOST: usize = 65_535;
 
@@ -76,14 +80,16 @@ pub(super) fn decode(
     if count > 0 {
         let addresses = [addr(q)?, addr(k)?, addr(v)?, addr(&out)?];
         // SAFETY: `decode_attention` checked that q, k and v have a row for each sequence; `out` was made like q.
-        unsafe { decode_at(dev, addresses, heads, sequences, table) }?;
+        unsafe { decode_at(dev, addresses, heads, sequences, table, false) }?;
     }
     Ok(out)
 }
 
-/// As above, between the addresses of q, k, v and the output.
+/// As above, between the addresses of q, k, v and the output. With `early` the caches are read while the kernel ahead, which
+/// makes q, k and v, still runs.
 ///
 /// # Safety
+/// With `early` what the caches hold was written before the last kernel that was launched by [`launch`].
 /// They are those of live allocations with a row of the heads' widths for each sequence, of which there is one at least;
 /// each cache holds `len` rows of the heads' width. [`decode_takes`] the heads.
 pub(crate) unsafe fn decode_at(
@@ -92,63 +98,74 @@ pub(crate) unsafe fn decode_at(
     heads: Heads,
     sequences: &mut [Cached<'_, CudaCache>],
     table: &mut CudaTable,
+    early: bool,
 ) -> Result<(), OpError> {
     let count = sequences.len();
     if count > MOST {
         return Err(OpError::argument(OP, format!("{count} sequences at once; the CUDA kernels take {MOST}")));
     }
-    let mut longest = 0;
+    let (mut longest, mut moved) = (0, false);
     for sequence in sequences.iter_mut() {
         // SAFETY: the caller's promise.
-        unsafe { sequence.cache.make_room(dev, sequence.len, 1, heads.kv_width(), sequence.reserve)? };
+        moved |= unsafe { sequence.cache.make_room(dev, sequence.len, 1, heads.kv_width(), sequence.reserve)? };
         longest = longest.max(sequence.len + 1);
     }
     narrow(OP, "rows of a cache", longest + PART_KEYS)?;
     let (entries, step) = table.follow(dev, sequences)?;
     let splits = longest.div_ceil(PART_KEYS);
-    let parts = scratch::<f32>(dev, count * heads.n_heads * splits * (heads.head_dim + 2))?;
-    // Query heads of a block: all that share keys, so that these are read once; the kernels take 1, 2 or 4.
-    let each = heads.group().next_power_of_two().min(PART_HEADS);
-    let name = match (heads.head_dim, each) {
-        (..=64, 1) => "anneal_attention_decode_8_1",
-        (..=64, 2) => "anneal_attention_decode_8_2",
-        (..=64, _) => "anneal_attention_decode_8_4",
-        (65..=128, 1) => "anneal_attention_decode_16_1",
-        (65..=128, 2) => "anneal_attention_decode_16_2",
-        (65..=128, _) => "anneal_attention_decode_16_4",
-        (_, 1) => "anneal_attention_decode_32_1",
-        (_, 2) => "anneal_attention_decode_32_2",
-        (_, _) => "anneal_attention_decode_32_4",
+    let outputs = count * heads.n_heads * splits;
+    let room = scratch::<f32>(dev, outputs * (heads.head_dim + 2))?;
+    let parts = slice_addr(&room);
+    let stats = parts + (4 * outputs * heads.head_dim) as u64;
+    // Query heads of a block: all that share keys, so that these are read once, if the kernel takes so many.
+    let (name, each) = match (heads.head_dim, heads.group()) {
+        (..=64, _) => ("anneal_attention_decode_64", TILE_HEADS),
+        (65..=80, _) => ("anneal_attention_decode_80", TILE_HEADS),
+        (81..=96, _) => ("anneal_attention_decode_96", TILE_HEADS),
+        (97..=128, _) => ("anneal_attention_decode_128", TILE_HEADS),
+        (_, 1) => ("anneal_attention_decode_wide_1", 1),
+        (_, 2) => ("anneal_attention_decode_wide_2", 2),
+        (_, _) => ("anneal_attention_decode_wide_4", WIDE_HEADS),
     };
     let [n_heads, n_kv_heads, dim, scale] = sizes(heads);
     let args = [
-        Arg::Ptr(q),                  // const bf16* q
-        Arg::Ptr(k),                  // const bf16* k
-        Arg::Ptr(v),                  // const bf16* v
-        Arg::Ptr(entries),            // const Sequence* sequences
-        Arg::I32(step as i32),        // int step
-        Arg::Ptr(slice_addr(&parts)), // float* parts
-        n_heads,                      // int n_heads
-        n_kv_heads,                   // int n_kv_heads
-        dim,                          // int dim
-        scale,                        // float scale
+        Arg::Ptr(q),           // const bf16* q
+        Arg::Ptr(k),           // const bf16* k
+        Arg::Ptr(v),           // const bf16* v
+        Arg::Ptr(entries),     // const Sequence* sequences
+        Arg::I32(step as i32), // int step
+        Arg::Ptr(parts),       // float* parts
+        Arg::Ptr(stats),       // float2* stats
+        n_heads,               // int n_heads
+        n_kv_heads,            // int n_kv_heads
+        dim,                   // int dim
+        scale,                 // float scale
     ];
     let passes = heads.n_kv_heads * heads.group().div_ceil(each);
     let blocks = (splits as u32, narrow(OP, "heads", passes)?, count as u32);
+    let grid = Grid { blocks, threads: THREADS, shared_bytes: 0 };
     // SAFETY: q, k and v have a row for each sequence (the caller's promise); each cache has room for one row
-    // more than it holds; `parts` has a part for every sequence, head and split. The table's memory is freed in stream
-    // order when it is replaced.
-    unsafe { launch(dev, name, Grid { blocks, threads: THREADS, shared_bytes: 0 }, &args)? };
+    // more than it holds; `room` has a part for every sequence, head and split. The table's memory is freed in stream
+    // order when it is replaced. Early the kernel reads the table and the caches, and only if neither is newer than the
+    // caller says: rows that moved, and with them the table, have just been written.
+    unsafe {
+        match early && !moved && step > 0 {
+            true => launch_early(dev, name, grid, &args)?,
+            false => launch(dev, name, grid, &args)?,
+        }
+    }
     let args = [
-        Arg::Ptr(slice_addr(&parts)), // const float* parts
-        Arg::Ptr(entries),            // const Sequence* sequences
-        Arg::I32(step as i32),        // int step
-        Arg::Ptr(out),                // bf16* out
-        n_heads,                      // int n_heads
-        dim,                          // int dim
-        Arg::I32(splits as i32),      // int splits
+        Arg::Ptr(parts),         // const float* parts
+        Arg::Ptr(stats),         // const float2* stats
+        Arg::Ptr(entries),       // const Sequence* sequences
+        Arg::I32(step as i32),   // int step
+        Arg::Ptr(out),           // bf16* out
+        n_heads,                 // int n_heads
+        dim,                     // int dim
+        Arg::I32(splits as i32), // int splits
     ];
     let blocks = (narrow(OP, "heads", heads.n_heads)?, count as u32, 1);
-    // SAFETY: as above; `out` has a row for each sequence.
-    unsafe { launch(dev, "anneal_attention_decode_merge", Grid { blocks, threads: THREADS, shared_bytes: 0 }, &args) }
+    let grid = Grid { blocks, threads: MERGE_THREADS, shared_bytes: 0 };
+    // SAFETY: as above; `out` has a row for each sequence. This kernel waits before it reads anything.
+    unsafe { launch_early(dev, "anneal_attention_decode_merge", grid, &args) }
 }

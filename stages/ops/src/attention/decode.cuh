@@ -1,10 +1,10 @@
-//! Attention of one new row of each of many sequences to what its cache holds: bound by reading the caches once, so no
-//! tensor cores.
+//! Attention of one new row of each of many sequences to what its cache holds: bound by reading the caches once.
 //!
-//! A block takes 128 keys (counted from the sequence's start, so the cut does not depend on anything else) of one
-//! key/value head, for up to four of its query heads, and leaves an unnormalised output with its largest score and
-//! sum; `decode_merge` adds the parts in order. The new row of keys and values is read from where it was computed; the
-//! block that it belongs to also writes (=) it to the cache. Head sizes that are multiples of 8, up to 256.
+//! A block takes a part of PART_KEYS keys (counted from the sequence's start, so the cut does not depend on anything else)
+//! of one key/value head, for some of its query heads, and leaves an unnormalised output with its largest score and
+//! sum; `decode_merge` adds the parts in a fixed order. The new row of keys and values is read from where it was computed;
+//! the block that it belongs to also writes (=) it to the cache. Here without tensor cores, for head sizes that are
+//! multiples of 8, up to 256; decode_tiles.cuh is for the usual ones.
 #pragma once
 
 #include "mma.cuh"
@@ -12,7 +12,9 @@
 
 namespace attention {
 
-constexpr int PART_KEYS = 128;
+/// So few that one sequence's parts occupy all multiprocessors from a thousand keys on.
+constexpr int PART_KEYS = 64;
+constexpr int MERGE_THREADS = 256;
 
 /// A sequence: where its keys and values lie, and how many rows it had when the host made the table. Three 64-bit words.
 struct Sequence {
@@ -21,9 +23,10 @@ struct Sequence {
     unsigned long long len;
 };
 
-/// Eight elements of what no thread of this kernel writes.
+/// Eight elements. Not as what stays the same while this kernel runs: it may have begun before the one that writes them
+/// ended, and such reads are not held back.
 __device__ __forceinline__ void widen(float (&to)[8], const bf16* from) {
-    const uint4 raw = __ldg(reinterpret_cast<const uint4*>(from));
+    const uint4 raw = __ldcg(reinterpret_cast<const uint4*>(from));
     const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -33,16 +36,17 @@ __device__ __forceinline__ void widen(float (&to)[8], const bf16* from) {
 }
 
 /// q: [sequences, n_heads, dim]; k, v: [sequences, n_kv_heads, dim], the new rows; `step`: rows that every sequence has
-/// grown by since the table was made. parts: [sequences, n_heads, splits, dim + 2]: the output, then the largest score
-/// (times log2(e)) and the sum. Grid: (splits, n_kv_heads * ceil(group / HEADS), sequences).
-template <int LANES, int HEADS>
-__device__ __forceinline__ void decode(const bf16* __restrict__ q, const bf16* __restrict__ k,
-                                       const bf16* __restrict__ v, const Sequence* __restrict__ sequences, int step,
-                                       float* __restrict__ parts, int n_heads, int n_kv_heads, int dim, float scale) {
-    constexpr int KEY_GROUPS = THREADS / LANES;
+/// grown by since the table was made. parts: [sequences, n_heads, splits, dim], the outputs; stats: [sequences, n_heads,
+/// splits], the largest score and the sum. Grid: (splits, n_kv_heads * ceil(group / HEADS), sequences).
+template <int HEADS>
+__device__ __forceinline__ void wide_decode(const bf16* q, const bf16* k, const bf16* v, const Sequence* sequences,
+                                            int step, float* parts, float2* stats, int n_heads, int n_kv_heads,
+                                            int dim, float scale) {
+    constexpr int LANES = 32, KEY_GROUPS = THREADS / LANES;
     __shared__ float scores[HEADS][PART_KEYS];
     __shared__ float sums[HEADS][2];
     __shared__ float partial[KEY_GROUPS][LANES * 8 + 1];
+    anneal::await_earlier();
     const Sequence sequence = sequences[blockIdx.z];
     const int len = static_cast<int>(sequence.len) + step, first = blockIdx.x * PART_KEYS;
     if (first > len) return;  // a longer sequence's part
@@ -118,15 +122,15 @@ __device__ __forceinline__ void decode(const bf16* __restrict__ q, const bf16* _
 #pragma unroll
         for (int i = 0; i < 8; ++i) partial[key_group][element + i] = o[h][i];
         __syncthreads();
-        float* to =
-            parts + ((static_cast<size_t>(blockIdx.z) * n_heads + first_head + h) * splits + blockIdx.x) * (dim + 2);
+        const size_t part =
+            (static_cast<size_t>(blockIdx.z) * n_heads + first_head + h) * splits + blockIdx.x;
         for (int i = threadIdx.x; i < dim; i += THREADS) {
             float sum = 0.0f;
 #pragma unroll
             for (int j = 0; j < KEY_GROUPS; ++j) sum += partial[j][i];
-            to[i] = sum;
+            parts[part * dim + i] = sum;
         }
-        if (threadIdx.x < 2) to[dim + threadIdx.x] = sums[h][threadIdx.x];
+        if (threadIdx.x == 0) stats[part] = make_float2(sums[h][0], sums[h][1]);
     }
     // Of the blocks that share keys the first keeps the new row.
     if (fresh < PART_KEYS && blockIdx.y % passes == 0 && key_group == 0 && mine) {
@@ -137,27 +141,40 @@ __device__ __forceinline__ void decode(const bf16* __restrict__ q, const bf16* _
 }
 
 /// out[sequence, head] (=) the parts' outputs, each as far as its largest score is from the largest of all, over their
-/// sums. Grid: (n_heads, sequences).
-__device__ __forceinline__ void decode_merge(const float* __restrict__ parts, const Sequence* __restrict__ sequences,
-                                             int step, bf16* __restrict__ out, int n_heads, int dim, int splits) {
+/// sums. Warp w takes parts w, w + 8, ...; dim a multiple of 8, up to 256. Grid: (n_heads, sequences), MERGE_THREADS.
+__device__ __forceinline__ void decode_merge(const float* parts, const float2* stats, const Sequence* sequences,
+                                             int step, bf16* out, int n_heads, int dim, int splits) {
+    constexpr int WARPS = MERGE_THREADS / 32;
+    __shared__ float scratch[32];
+    __shared__ __align__(16) float partial[WARPS][WIDEST];
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const size_t pair = static_cast<size_t>(blockIdx.y) * n_heads + blockIdx.x;
-    const float* from = parts + pair * splits * (dim + 2);
+    const float* const from = parts + pair * splits * dim;
+    const float2* const own = stats + pair * splits;
     // Parts beyond what this sequence has were not written.
     const int seen = (static_cast<int>(sequences[blockIdx.y].len) + step) / PART_KEYS + 1;
     float largest = -INFINITY, sum = 0.0f;
-    for (int i = 0; i < seen; ++i) largest = fmaxf(largest, from[i * (dim + 2) + dim]);
+    for (int i = threadIdx.x; i < seen; i += MERGE_THREADS) largest = fmaxf(largest, own[i].x);
+    largest = anneal::block_max(largest, scratch);
     const float base = largest == -INFINITY ? 0.0f : largest;
-    for (int i = 0; i < seen; ++i) {
-        const float* part = from + i * (dim + 2);
-        sum += exp2_fast((part[dim] - base) * LOG2_E) * part[dim + 1];
-    }
-    for (int element = threadIdx.x; element < dim; element += THREADS) {
-        float o = 0.0f;
-        for (int i = 0; i < seen; ++i) {
-            const float* part = from + i * (dim + 2);
-            o += exp2_fast((part[dim] - base) * LOG2_E) * part[element];
+    const auto weight = [&](int part) { return exp2_fast((own[part].x - base) * LOG2_E); };
+    for (int i = threadIdx.x; i < seen; i += MERGE_THREADS) sum += weight(i) * own[i].y;
+    for (int element = lane * 4; element < dim; element += 128) {
+        float4 o = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 4
+        for (int i = warp; i < seen; i += WARPS) {
+            const float w = weight(i);
+            const float4 part = *reinterpret_cast<const float4*>(from + static_cast<size_t>(i) * dim + element);
+            o.x += w * part.x, o.y += w * part.y, o.z += w * part.z, o.w += w * part.w;
         }
-        out[pair * dim + element] = __float2bfloat16_rn(__fdividef(o, sum));
+        *reinterpret_cast<float4*>(&partial[warp][element]) = o;
+    }
+    sum = anneal::block_sum(sum, scratch);  // and everybody's outputs are here
+    if (threadIdx.x < dim) {
+        float o = 0.0f;
+#pragma unroll
+        for (int i = 0; i < WARPS; ++i) o += partial[i][threadIdx.x];
+        out[pair * dim + threadIdx.x] = __float2bfloat16_rn(__fdividef(o, sum));
     }
 }
 

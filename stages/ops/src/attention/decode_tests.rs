@@ -52,7 +52,7 @@ fn step<B: Backend>(dev: &B, sequences: &mut [Sequence<B>], table: &mut DecodeTa
 
 fn check_decode<B: Backend>(dev: B, heads: Heads) {
     // Ends of parts and of memory are crossed within the steps; one begins empty.
-    let lens = [0, 1, 120, 127, 128, 300, 15];
+    let lens = [0, 1, 120, 127, 128, 300, 15, 63, 64, 55];
     let make = || -> Vec<Sequence<B>> {
         let one =
             |(i, len): (usize, &usize)| Sequence::new(&dev, i as u64, heads, *len, if i % 2 == 0 { 400 } else { 0 });
@@ -94,9 +94,12 @@ fn check_decode<B: Backend>(dev: B, heads: Heads) {
 
 #[test]
 fn decoding_agrees_with_attention_over_the_whole_alone_and_beside_others() {
-    for (n_heads, n_kv_heads, dim) in
-        [(4, 2, 64), (3, 3, 64), (8, 1, 128), (9, 3, 64), (4, 1, 16), (2, 1, 256), (5, 1, 80), (4, 2, 20)]
-    {
+    // Groups of 1 to 18 heads, of every kernel's size and of sizes that leave room in it.
+    let sizes = [
+        [(4, 2, 64), (3, 3, 64), (8, 1, 128), (9, 3, 64), (4, 1, 16), (2, 1, 256), (5, 1, 80), (4, 2, 20)],
+        [(8, 2, 128), (2, 2, 128), (18, 1, 64), (12, 2, 96), (7, 1, 72), (9, 1, 104), (5, 1, 136), (2, 2, 200)],
+    ];
+    for (n_heads, n_kv_heads, dim) in sizes.into_iter().flatten() {
         on_every_device!(check_decode, heads(n_heads, n_kv_heads, dim));
     }
 }

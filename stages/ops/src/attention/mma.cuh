@@ -28,7 +28,23 @@ __device__ __forceinline__ void copy_8(uint32_t to, const void* source, bool tak
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(to), "l"(source), "r"(bytes));
 }
 
+/// Copies 4 bytes to shared memory in the background.
+__device__ __forceinline__ void copy_4(uint32_t to, const void* source) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(to), "l"(source));
+}
+
+/// Brings the line of `address` into L2.
+__device__ __forceinline__ void prefetch_l2(const void* address) {
+    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(address));
+}
+
 __device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;\n" ::); }
+
+/// Waits for all but the last PENDING groups of this thread's copies.
+template <int PENDING>
+__device__ __forceinline__ void copies_wait_for_all_but() {
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(PENDING) : "memory");
+}
 
 /// Waits for all copies of this thread; others' need a barrier after it.
 __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_group 0;\n" ::: "memory"); }

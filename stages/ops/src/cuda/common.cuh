@@ -79,6 +79,21 @@ __device__ __forceinline__ float block_max(float x, float* scratch) {
     return x;
 }
 
+/// The kernel behind this one may begin when all blocks have said so (`launch_early` in launch.rs). It waits for the end of
+/// this one before it takes anything from it.
+__device__ __forceinline__ void next_may_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n" ::);
+#endif
+}
+
+/// Waits until all that was launched before this kernel has ended, and its writes are there to be seen.
+__device__ __forceinline__ void await_earlier() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
 /// First index of this thread in a one-dimensional grid, and the grid's number of threads: `for (i = first(); i < n; i
 /// += stride())`. 64 bits.
 __device__ __forceinline__ uint64_t first() { return uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; }

@@ -23,6 +23,8 @@ pub(super) struct Context {
     pub(super) multiprocessors: u32,
     /// Bytes of dynamic shared memory that a block may opt into.
     pub(super) shared_limit: u32,
+    /// Whether a kernel may begin before the one ahead of it has ended: compute capability 9.0.
+    pub(super) early: bool,
     /// Name of the `.cu` file and its kernels.
     pub(super) modules: Vec<(&'static str, sys::CUmodule)>,
     pub(super) functions: Mutex<HashMap<&'static str, Function>>,
@@ -159,6 +161,7 @@ fn make() -> Result<Context, OpError> {
         pool,
         multiprocessors: count.unsigned_abs(),
         shared_limit: shared.unsigned_abs(),
+        early: attribute(handle, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? >= 9,
         modules: super::launch::load(&name(handle))?,
         functions: Mutex::default(),
         lt: Mutex::new(Lt::new(&device)?),

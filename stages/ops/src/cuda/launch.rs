@@ -133,6 +133,27 @@ fn find(context: &Context, name: &'static str, shared: u32) -> Result<sys::CUfun
 /// allocation of at least what the kernel reads and writes there. The allocations may be dropped right after the call:
 /// they are freed in stream order.
 pub(crate) unsafe fn launch(_: &Cuda, name: &'static str, grid: Grid, args: &[Arg]) -> Result<(), OpError> {
+    // SAFETY: the caller's promise.
+    unsafe { submit(name, grid, args, false) }
+}
+
+/// As [`launch`]; where the device can, the kernel begins as soon as all blocks of the kernel ahead of it have said
+/// `next_may_begin` or ended, and gets by itself to where it says `await_earlier`.
+///
+/// # Errors
+/// As [`launch`].
+///
+/// # Safety
+/// As [`launch`]. Besides, every thread of the kernel says `await_earlier`, and before it reads only what was written
+/// before the last kernel on the stream that was launched by [`launch`], and writes nothing.
+pub(crate) unsafe fn launch_early(_: &Cuda, name: &'static str, grid: Grid, args: &[Arg]) -> Result<(), OpError> {
+    // SAFETY: the caller's promise.
+    unsafe { submit(name, grid, args, true) }
+}
+
+/// # Safety
+/// As [`launch`], or [`launch_early`] if `early`.
+unsafe fn submit(name: &'static str, grid: Grid, args: &[Arg], early: bool) -> Result<(), OpError> {
     let (x, y, z) = grid.blocks;
     if x == 0 || y == 0 || z == 0 {
         return Ok(());
@@ -140,21 +161,33 @@ pub(crate) unsafe fn launch(_: &Cuda, name: &'static str, grid: Grid, args: &[Ar
     let context = context()?;
     let function = find(context, name, grid.shared_bytes)?;
     let mut places: Vec<*mut c_void> = args.iter().map(Arg::place).collect();
-    // SAFETY: the caller vouches for the arguments; `places` point into `args`, which the driver copies in this call.
+    let mut attribute = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    };
+    let config = sys::CUlaunchConfig {
+        gridDimX: x,
+        gridDimY: y,
+        gridDimZ: z,
+        blockDimX: grid.threads,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: grid.shared_bytes,
+        hStream: *context.device.cu_stream(),
+        attrs: &raw mut attribute,
+        numAttrs: 1,
+    };
+    // SAFETY: the caller vouches for the arguments; `places` point into `args`, which the driver copies in this call, as
+    // it does the configuration.
     let code = unsafe {
-        sys::cuLaunchKernel(
-            function,
-            x,
-            y,
-            z,
-            grid.threads,
-            1,
-            1,
-            grid.shared_bytes,
-            *context.device.cu_stream(),
-            places.as_mut_ptr(),
-            std::ptr::null_mut(),
-        )
+        if early && context.early {
+            sys::cuLaunchKernelEx(&raw const config, function, places.as_mut_ptr(), std::ptr::null_mut())
+        } else {
+            let (threads, shared, stream) = (grid.threads, grid.shared_bytes, config.hStream);
+            let none = std::ptr::null_mut();
+            sys::cuLaunchKernel(function, x, y, z, threads, 1, 1, shared, stream, places.as_mut_ptr(), none)
+        }
     };
     ask(name, code)
 }

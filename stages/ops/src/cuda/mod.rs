@@ -25,7 +25,7 @@ pub(crate) use context::{describe, multiprocessors, open, shared_limit};
 pub(crate) use door::{addr, slice_addr};
 pub use element::Bf16;
 pub(crate) use gemm::{Gemm, Operand, gemm};
-pub(crate) use launch::{Arg, Grid, launch};
+pub(crate) use launch::{Arg, Grid, launch, launch_early};
 pub(crate) use memory::{download, new_act, new_vector, scratch, upload};
 
 /// Device memory of `T`: what [`scratch`] returns, and what the buffers behind tensors and gradients deref to.

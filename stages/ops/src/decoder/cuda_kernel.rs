@@ -86,33 +86,40 @@ impl DecoderKernel for Cuda {
             elements += (rows * width).next_multiple_of(ALIGNED);
             at
         };
-        // The norm's statistic is f32: two elements.
-        let parts = [hidden, q_width, kv_width, kv_width, q_width, hidden, inner, 2].map(&mut part);
+        let ranks = [&places.qkv[..], &[places.o], &places.gate_up, &[places.down]]
+            .map(|modules| modules.iter().map(|module| module.rank).sum::<usize>());
+        let rank = ranks.into_iter().max().unwrap_or(0);
+        // The norm's statistic and the branches' first products are f32: two elements each.
+        let parts = [hidden, q_width, kv_width, kv_width, q_width, hidden, inner, 2, 2 * rank].map(&mut part);
         let room = scratch::<Bf16>(dev, elements)?;
-        let [h, q, k, v, mixed, middle, gated, r] = parts.map(|at| slice_addr(&room) + 2 * at as u64);
+        let [h, q, k, v, mixed, middle, gated, r, u] = parts.map(|at| slice_addr(&room) + 2 * at as u64);
         let out = new_act(dev, rows, hidden)?;
         let (from, to) = (addr(x)?, addr(&out)?);
         let angles = weights.rope.positions(dev, positions)?;
         let map = |op: &'static str, x: u64, width: usize, modules: &[FewModule], outs: &[u64], onto: u64| {
-            let call = Few { x, onto, rows, width, modules, outs, gated: modules.len() == 2, wide: false };
+            let call =
+                Few { x, onto, u, rows, width, modules, outs, gated: modules.len() == 2, wide: false, early: true };
             // SAFETY: `DecoderBlock` checked that the modules fit together, and owns the weights of these addresses; the
-            // others are parts of `room` of the sizes above, x, or the output, which has its size.
+            // others are parts of `room` of the sizes above, x, or the output, which has its size. The weights are older than
+            // the first norm.
             span(dev, op, || unsafe { few(dev, &call) })
         };
-        let norm = |x: u64, weight: u64| {
+        let norm = |x: u64, weight: u64, early: bool| {
             let sizes = (rows, hidden, weights.eps);
             // SAFETY: x and h have `rows * hidden` elements, the weight `hidden`, r `rows` f32.
-            span(dev, "decoder.norm", || unsafe { normalize(dev, (h, r, x, weight), sizes) })
+            span(dev, "decoder.norm", || unsafe { normalize(dev, (h, r, x, weight), sizes, early) })
         };
-        norm(from, places.norms[0])?;
+        // The others begin early, and so do their weights' reads: whatever wrote these must have ended before.
+        norm(from, places.norms[0], false)?;
         map("decoder.qkv", h, hidden, &places.qkv, &[q, k, v], 0)?;
         let pair = Pair { q, k, cos: places.cos, sin: places.sin, positions: slice_addr(&angles), heads };
         // SAFETY: q and k have `rows` rows of their heads; `DecoderBlock` checked the positions and the table's width.
         span(dev, "decoder.rope", || unsafe { rotate_pair(dev, &pair, rows) })?;
-        // SAFETY: q, k, v and `mixed` have a row for each sequence, which `DecoderBlock` checked against the caches.
-        span(dev, "attention.decode", || unsafe { decode_at(dev, [q, k, v, mixed], heads, sequences, table) })?;
+        // SAFETY: q, k, v and `mixed` have a row for each sequence, which `DecoderBlock` checked against the caches; what these
+        // hold is older than the first norm.
+        span(dev, "attention.decode", || unsafe { decode_at(dev, [q, k, v, mixed], heads, sequences, table, true) })?;
         map("decoder.o", mixed, q_width, &[places.o], &[middle], from)?;
-        norm(middle, places.norms[1])?;
+        norm(middle, places.norms[1], true)?;
         map("decoder.gate_up", h, hidden, &places.gate_up, &[gated], 0)?;
         map("decoder.down", gated, inner, &[places.down], &[to], middle)?;
         Ok(Some(out))

@@ -139,9 +139,12 @@ impl<'a> Columns<'a> {
     }
 }
 
+/// Branches that share a dropout, each with its module's index.
+type Shared<'a> = (Option<Dropout>, Vec<(usize, &'a Lora<Cuda>)>);
+
 /// Modules of `group` with a branch, those without dropout together.
-fn parts(group: &Group<Cuda>) -> Vec<(Option<Dropout>, Vec<(usize, &Lora<Cuda>)>)> {
-    let mut parts: Vec<(Option<Dropout>, Vec<(usize, &Lora<Cuda>)>)> = Vec::new();
+fn parts(group: &Group<Cuda>) -> Vec<Shared<'_>> {
+    let mut parts: Vec<Shared> = Vec::new();
     for (module, (args, dropout)) in group.modules.iter().zip(&group.dropout).enumerate() {
         let Some(lora) = &args.lora else { continue };
         match parts.iter_mut().find(|(shared, _)| shared.is_none() && dropout.is_none()) {

@@ -11,7 +11,9 @@ use dfdx::shapes::HasShape;
 use super::Linear;
 use crate::OpError;
 use crate::add::narrow;
-use crate::cuda::{Arg, Grid, Slice, addr, launch, scratch, shared_limit, slice_addr, upload};
+use crate::cuda::{
+    Arg, Grid, Slice, addr, launch, launch_early, multiprocessors, scratch, shared_limit, slice_addr, upload,
+};
 
 const OP: &str = "linear_few";
 
@@ -19,30 +21,31 @@ const OP: &str = "linear_few";
 pub(crate) const TOGETHER: usize = 3;
 /// Bytes of a slot of a stage: 16 for each thread.
 const SLOT: u32 = 4096;
-/// Rows of all A that a low block takes: `WARPS` of few.cuh.
+/// Most rows of all A that a low block takes: `LOW_OUTS` of few_branch.cuh.
 const LOW_OUTS: usize = 8;
 /// Rows of x that it takes: `LOW_ROWS`.
-const LOW_ROWS: usize = 4;
+const LOW_ROWS: usize = 8;
 
-/// A kernel: MT tiles of 16 weight rows, NT of 8 rows of x, and stages, as in linear_few.cu.
+/// A kernel: MT tiles of 16 weight rows, NT of 8 rows of x, stages, and blocks of a multiprocessor, as in linear_few.cu.
 struct Kernel {
     name: &'static str,
     tiles: u32,
     columns: u32,
     stages: u32,
+    resident: u32,
 }
 
 const PLAIN: [Kernel; 4] = [
-    Kernel { name: "anneal_linear_few_8", tiles: 1, columns: 1, stages: 6 },
-    Kernel { name: "anneal_linear_few_16", tiles: 2, columns: 2, stages: 4 },
-    Kernel { name: "anneal_linear_few_32", tiles: 2, columns: 4, stages: 3 },
-    Kernel { name: "anneal_linear_few_64", tiles: 2, columns: 8, stages: 3 },
+    Kernel { name: "anneal_linear_few_8", tiles: 1, columns: 1, stages: 6, resident: 3 },
+    Kernel { name: "anneal_linear_few_16", tiles: 2, columns: 2, stages: 4, resident: 2 },
+    Kernel { name: "anneal_linear_few_32", tiles: 2, columns: 4, stages: 3, resident: 2 },
+    Kernel { name: "anneal_linear_few_64", tiles: 2, columns: 8, stages: 3, resident: 1 },
 ];
 const GATED: [Kernel; 4] = [
-    Kernel { name: "anneal_linear_few_gated_8", tiles: 2, columns: 1, stages: 4 },
-    Kernel { name: "anneal_linear_few_gated_16", tiles: 2, columns: 2, stages: 4 },
-    Kernel { name: "anneal_linear_few_gated_32", tiles: 2, columns: 4, stages: 3 },
-    Kernel { name: "anneal_linear_few_gated_64", tiles: 2, columns: 8, stages: 3 },
+    Kernel { name: "anneal_linear_few_gated_8", tiles: 2, columns: 1, stages: 4, resident: 2 },
+    Kernel { name: "anneal_linear_few_gated_16", tiles: 2, columns: 2, stages: 4, resident: 2 },
+    Kernel { name: "anneal_linear_few_gated_32", tiles: 2, columns: 4, stages: 3, resident: 2 },
+    Kernel { name: "anneal_linear_few_gated_64", tiles: 2, columns: 8, stages: 3, resident: 1 },
 ];
 
 impl Kernel {
@@ -53,6 +56,20 @@ impl Kernel {
     fn shared(&self) -> u32 {
         self.stages * (2 * self.tiles + self.columns) * SLOT
     }
+
+    /// Blocks that run at a time, of which every one has a kibibyte of its multiprocessor's memory beside its own.
+    fn at_a_time(&self, dev: &Cuda) -> usize {
+        let fit = (shared_limit(dev) + 1024) / (self.shared() + 1024);
+        (self.resident.min(fit).max(1) * multiprocessors(dev)) as usize
+    }
+}
+
+/// Rows of A that a low block takes, and the low blocks: as many as find room beside the `tiles` blocks of the product, of
+/// which none should have to begin later for them. Where these begin one after another anyway, a quarter of the room.
+fn low_blocks(rank: usize, rows: usize, tiles: usize, room: usize) -> (usize, usize) {
+    let spare = room.checked_sub(tiles).unwrap_or(room / 4);
+    let blocks = |outs: usize| (outs, rank.div_ceil(outs) * rows.div_ceil(LOW_ROWS));
+    [1, 2, 4].map(blocks).into_iter().find(|(_, blocks)| *blocks <= spare).unwrap_or(blocks(LOW_OUTS))
 }
 
 /// One map; its addresses are 0 where it has no such part.
@@ -63,7 +80,8 @@ pub(crate) struct FewModule {
     a: u64,
     b: u64,
     pub(crate) outs: usize,
-    rank: usize,
+    /// Of its branch; 0 for none.
+    pub(crate) rank: usize,
     scaling: f32,
 }
 
@@ -94,6 +112,8 @@ pub(crate) struct Few<'a> {
     pub(crate) x: u64,
     /// Added to each output; 0 for none.
     pub(crate) onto: u64,
+    /// Room for `rows` times all modules' [ranks](FewModule::rank) in f32, at a multiple of 16; 0: the call makes it.
+    pub(crate) u: u64,
     pub(crate) rows: usize,
     pub(crate) width: usize,
     /// At most [`TOGETHER`]; with `gated` two, gate and up.
@@ -103,6 +123,8 @@ pub(crate) struct Few<'a> {
     pub(crate) gated: bool,
     /// Outputs are f32, and not rounded. Not with `gated`.
     pub(crate) wide: bool,
+    /// Begin with the weights while the kernel ahead still runs ([`launch_early`]).
+    pub(crate) early: bool,
 }
 
 /// Flags of low blocks. Launches follow one another on one stream, so all share them; what a flag holds says of which
@@ -159,7 +181,8 @@ fn check(call: &Few) -> Result<(), OpError> {
 /// # Safety
 /// Addresses are those of live allocations: x `[rows, width]`; of each module the weight `[outs, width]`, and where they
 /// are not 0 the bias `[outs]`, A `[rank, width]`, B `[outs, rank]`; outputs and the residual `[rows, outs]`, in bf16, or
-/// outputs in f32 if `wide`. No output overlaps an input but the residual, with which it may be one.
+/// outputs in f32 if `wide`; u as it says. With `early` all but x and the residual were written
+/// before the last kernel that was launched by [`launch`]. No output overlaps an input but the residual, with which it may be one.
 pub(crate) unsafe fn few(dev: &Cuda, call: &Few) -> Result<(), OpError> {
     check(call)?;
     let limit = shared_limit(dev);
@@ -183,20 +206,25 @@ pub(crate) unsafe fn few(dev: &Cuda, call: &Few) -> Result<(), OpError> {
 /// # Safety
 /// As [`few`].
 unsafe fn part(dev: &Cuda, call: &Few, kernel: &Kernel, first: usize, rows: usize) -> Result<(), OpError> {
-    let rank: usize = call.modules.iter().map(|module| module.rank).sum();
-    let low_blocks = rank.div_ceil(LOW_OUTS) * rows.div_ceil(LOW_ROWS);
-    let (u, (flags, epoch)) = match rank {
-        0 => (None, (0, 0)),
-        _ => (Some(scratch::<f32>(dev, rows * rank)?), ready(dev, low_blocks)?),
+    let of_block = kernel.tiles as usize * if call.gated { 8 } else { 16 };
+    let tiles: usize = match call.gated {
+        true => call.modules[0].outs.div_ceil(of_block),
+        false => call.modules.iter().map(|module| module.outs.div_ceil(of_block)).sum(),
     };
+    let rank: usize = call.modules.iter().map(|module| module.rank).sum();
+    let (low_outs, low_blocks) = low_blocks(rank, rows, tiles, kernel.at_a_time(dev));
+    let own = if rank > 0 && call.u == 0 { Some(scratch::<f32>(dev, rows * rank)?) } else { None };
+    let u = own.as_ref().map_or(call.u, slice_addr);
+    let (flags, epoch) = if rank > 0 { ready(dev, low_blocks)? } else { (0, 0) };
     let onto = if call.onto == 0 { 0 } else { call.onto + 2 * (first * call.modules[0].outs) as u64 };
-    let mut args = Vec::with_capacity(9 + 8 * TOGETHER);
+    let mut args = Vec::with_capacity(10 + 8 * TOGETHER);
     args.extend([
         Arg::Ptr(call.x + 2 * (first * call.width) as u64), // const bf16* x
         Arg::Ptr(onto),                                     // const bf16* onto
-        Arg::Ptr(u.as_ref().map_or(0, slice_addr)),         // float* u
+        Arg::Ptr(u),                                        // float* u
         Arg::Ptr(flags),                                    // unsigned* ready
         Arg::U32(narrow(OP, "blocks", low_blocks)?),        // unsigned low_blocks
+        Arg::U32(low_outs as u32),                          // unsigned low_outs
         Arg::U32(epoch),                                    // unsigned epoch
         Arg::U32(rows as u32),                              // unsigned rows
         Arg::U32(narrow(OP, "width", call.width)?),         // unsigned width
@@ -217,13 +245,33 @@ unsafe fn part(dev: &Cuda, call: &Few, kernel: &Kernel, first: usize, rows: usiz
             Arg::F32(module.scaling),                      // float scaling
         ]);
     }
-    let of_block = kernel.tiles as usize * if call.gated { 8 } else { 16 };
-    let tiles: usize = match call.gated {
-        true => call.modules[0].outs.div_ceil(of_block),
-        false => call.modules.iter().map(|module| module.outs.div_ceil(of_block)).sum(),
-    };
     let blocks = (narrow(OP, "blocks", tiles + low_blocks)?, 1, 1);
-    // SAFETY: the caller's promise; u and the flags were made for the low blocks. The flags are freed in stream order
+    let grid = Grid { blocks, threads: 256, shared_bytes: kernel.shared() };
+    // SAFETY: the caller's promise; u has room for all rows, and the flags for the low blocks. The flags are freed in stream order
     // when larger ones replace them.
-    unsafe { launch(dev, kernel.name, Grid { blocks, threads: 256, shared_bytes: kernel.shared() }, &args) }
+    unsafe {
+        match call.early {
+            true => launch_early(dev, kernel.name, grid, &args),
+            false => launch(dev, kernel.name, grid, &args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::low_blocks;
+
+    #[test]
+    fn low_blocks_find_room_beside_the_product() {
+        // Rank, rows, the product's blocks and the room for all: what one takes, and how many there are.
+        assert_eq!(low_blocks(0, 5, 384, 396), (1, 0));
+        assert_eq!(low_blocks(16, 1, 256, 396), (1, 16));
+        assert_eq!(low_blocks(48, 1, 384, 396), (4, 12));
+        assert_eq!(low_blocks(48, 32, 192, 264), (4, 48));
+        assert_eq!(low_blocks(48, 1, 396, 396), (8, 6));
+        // Blocks of the product that begin one after another.
+        assert_eq!(low_blocks(32, 1, 896, 264), (1, 32));
+        assert_eq!(low_blocks(32, 32, 896, 264), (2, 64));
+        assert_eq!(low_blocks(9, 9, 1000, 100), (1, 18));
+    }
 }

@@ -90,7 +90,18 @@ impl LinearKernel for Cuda {
                 modules.iter().map(|args| new_act(self, rows, args.weight.shape().0)).collect::<Result<_, _>>()?;
             let outs: Vec<_> = acts.iter().map(addr).collect::<Result<_, _>>()?;
             let modules: Vec<_> = modules.iter().map(FewModule::of).collect::<Result<_, _>>()?;
-            let call = Few { x, onto, rows, width, modules: &modules, outs: &outs, gated: false, wide: false };
+            let call = Few {
+                x,
+                onto,
+                u: 0,
+                rows,
+                width,
+                modules: &modules,
+                outs: &outs,
+                gated: false,
+                wide: false,
+                early: false,
+            };
             // SAFETY: `linear_few` checked the modules and the residual against x; the outputs were made for them.
             unsafe { cuda_few::few(self, &call) }?;
             all.extend(acts);
@@ -106,7 +117,18 @@ impl LinearKernel for Cuda {
         let modules: Vec<_> = group.modules.iter().map(FewModule::of).collect::<Result<_, _>>()?;
         let out = new_act(self, rows, modules.first().map_or(0, |module| module.outs))?;
         let outs = [addr(&out)?];
-        let call = Few { x: addr(x)?, onto: 0, rows, width, modules: &modules, outs: &outs, gated: true, wide: false };
+        let call = Few {
+            x: addr(x)?,
+            onto: 0,
+            u: 0,
+            rows,
+            width,
+            modules: &modules,
+            outs: &outs,
+            gated: true,
+            wide: false,
+            early: false,
+        };
         // SAFETY: `linear_few_gated` checked that both modules fit x and each other; the output was made for them.
         unsafe { cuda_few::few(self, &call) }?;
         Ok(Some(out))

@@ -125,6 +125,8 @@ mod tests {
             [33, 4096, 16, 34],
             [9, 14336, 5, 66],
             [300, 40, 24, 17],
+            // A rank too large for the memory of a block.
+            [70, 72, 200, 65],
         ];
         for sizes in shapes {
             on_every_device!(check_few, sizes, false, false);
@@ -181,7 +183,9 @@ mod tests {
 
     #[test]
     fn gate_and_up_in_one_product() {
-        for sizes in [[64, 64, 0, 9], [1536, 576, 16, 33], [37, 200, 3, 70], [14, 4096, 16, 1], [12, 7, 2, 3]] {
+        for sizes in
+            [[64, 64, 0, 9], [1536, 576, 16, 33], [37, 200, 3, 70], [14, 4096, 16, 1], [40, 72, 120, 65], [12, 7, 2, 3]]
+        {
             on_every_device!(check_gated, sizes);
         }
     }

@@ -9,7 +9,7 @@ use crate::OpError;
 use crate::add::{VECTOR, narrow};
 use crate::backend::{Act, Buffer, ParamBuffer, Vector};
 use crate::cpu::memory::expect_len;
-use crate::cuda::{Arg, Grid, addr, launch, new_act, new_vector, scratch, slice_addr};
+use crate::cuda::{Arg, Grid, addr, launch, launch_early, new_act, new_vector, scratch, slice_addr};
 
 const OP: &str = "rms_norm";
 
@@ -37,7 +37,7 @@ fn rows_a_group(rows: usize) -> usize {
     rows.div_ceil(128).max(32)
 }
 
-/// `out` and the statistic `r` of rows of x, between addresses.
+/// `out` and the statistic `r` of rows of x, between addresses; by [`launch_early`] if `early`.
 ///
 /// # Safety
 /// They are those of live allocations: out and x `rows * width` elements, r `rows` f32, the weight `width` f32.
@@ -45,6 +45,7 @@ pub(crate) unsafe fn normalize(
     dev: &Cuda,
     (out, r, x, weight): (u64, u64, u64, u64),
     (rows, width, eps): (usize, usize, f32),
+    early: bool,
 ) -> Result<(), OpError> {
     let (name, _, threads) = plan(width);
     let args = [
@@ -56,8 +57,9 @@ pub(crate) unsafe fn normalize(
         Arg::U32(narrow(OP, "width", width)?), // unsigned width
         Arg::F32(eps),                         // float eps
     ];
-    // SAFETY: the caller's promise is the kernel's.
-    unsafe { launch(dev, name, rows_grid(rows, threads), &args) }
+    let grid = rows_grid(rows, threads);
+    // SAFETY: the caller's promise is the kernel's, which waits before it reads anything.
+    unsafe { if early { launch_early(dev, name, grid, &args) } else { launch(dev, name, grid, &args) } }
 }
 
 impl RmsNormKernel for Cuda {
@@ -72,7 +74,7 @@ impl RmsNormKernel for Cuda {
         if rows * width > 0 {
             let addresses = (addr(&out)?, addr(&r)?, addr(x)?, addr(weight)?);
             // SAFETY: `rms_norm` checked that the weight has `width` elements; out and r were made for x.
-            unsafe { normalize(self, addresses, (rows, width, eps))? };
+            unsafe { normalize(self, addresses, (rows, width, eps), false)? };
         }
         Ok((out, r))
     }

@@ -20,6 +20,8 @@ template <int VECTORS>
 __device__ __forceinline__ void forward(bf16* out, float* r_out, const bf16* x, const float* weight,
                                         unsigned long long rows, unsigned width, float eps) {
     __shared__ float scratch[2][32];
+    anneal::next_may_begin();
+    anneal::await_earlier();
     unsigned turn = 0;
     for (unsigned long long row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
         const unsigned long long first = row * width;
@@ -121,6 +123,8 @@ extern "C" __global__ void __launch_bounds__(256)
                                 unsigned long long rows, unsigned width, float eps) {
     using namespace anneal_rms_norm;
     __shared__ float scratch[2][32];
+    anneal::next_may_begin();
+    anneal::await_earlier();
     unsigned turn = 0;
     for (unsigned long long row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
         const unsigned long long first = row * width;

@@ -11,7 +11,7 @@ use crate::add::{VECTOR, narrow};
 use crate::attention::Heads;
 use crate::backend::{Act, Buffer};
 use crate::cpu::memory::expect_len;
-use crate::cuda::{Arg, Grid, Slice, addr, launch, new_act, slice_addr, upload};
+use crate::cuda::{Arg, Grid, Slice, addr, launch, launch_early, new_act, slice_addr, upload};
 
 /// Heads that share a thread's cosines: `HEADS` of rope.cu. Decides the grid only, since threads loop.
 const HEADS: usize = 4;
@@ -107,8 +107,8 @@ pub(crate) unsafe fn rotate_pair(dev: &Cuda, pair: &Pair, rows: usize) -> Result
     ];
     let items = rows * (half / VECTOR) * n_heads.div_ceil(HEADS);
     let blocks = (items.div_ceil(256).min(i32::MAX as usize) as u32, 2, 1);
-    // SAFETY: the caller's promise is the kernel's.
-    unsafe { launch(dev, "anneal_rope_pair", Grid { blocks, threads: 256, shared_bytes: 0 }, &args) }
+    // SAFETY: the caller's promise is the kernel's, which waits before it reads anything.
+    unsafe { launch_early(dev, "anneal_rope_pair", Grid { blocks, threads: 256, shared_bytes: 0 }, &args) }
 }
 
 impl RopeKernel for Cuda {

@@ -103,6 +103,8 @@ extern "C" __global__ void __launch_bounds__(256)
     anneal_rope_pair(__nv_bfloat16* q, __nv_bfloat16* k, const float* cosines, const float* sines,
                      const unsigned* positions, unsigned long long rows, unsigned q_heads, unsigned k_heads,
                      unsigned half) {
+    anneal::next_may_begin();
+    anneal::await_earlier();
     __nv_bfloat16* x = blockIdx.y == 0 ? q : k;
     const unsigned heads = blockIdx.y == 0 ? q_heads : k_heads;
     anneal_rope::vectors<false>(x, x, cosines, sines, positions, anneal_rope::Shape{rows, heads, half, 0});
