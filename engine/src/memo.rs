@@ -9,7 +9,7 @@
 use crate::graph::Pipeline;
 use crate::hash::Stamp;
 use crate::key::Digest;
-use crate::manifest::{LoadOptions, project_root};
+use crate::manifest::{LoadOptions, bytes_of_ordinary, project_root};
 use crate::resolve::Found;
 use crate::store::{Glance, Lately, Latest, Store};
 use rayon::prelude::*;
@@ -66,7 +66,7 @@ impl Question {
     /// that the program has. `None`: something cannot be read, which the long way will tell.
     pub fn new(manifest: &Path, options: &LoadOptions, outputs: Option<&Path>, numerics: &[&str]) -> Option<Self> {
         let file = options.cwd.join(manifest);
-        let text = std::fs::read(&file).ok()?;
+        let text = bytes_of_ordinary(&file)?;
         let root = match &options.root {
             Some(root) => std::path::absolute(options.cwd.join(root)).ok()?,
             None => project_root(&file),

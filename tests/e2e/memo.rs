@@ -170,3 +170,19 @@ fn a_memo_that_is_damaged_or_no_longer_fits_only_costs_time() {
     let (told, _) = run(&project, &[]);
     assert!(told.contains("nothing to do") && !told.contains("index"), "{told}");
 }
+
+#[test]
+fn a_manifest_from_a_pipe_is_read_once() {
+    let project = project();
+    let shell = |script: &str| {
+        let mut command = std::process::Command::new("sh");
+        let anneal = project.command(&[]).get_program().to_owned();
+        command.args(["-c", script, "sh"]).arg(anneal).current_dir(project.path(""));
+        project.outcome(command)
+    };
+    for _ in 0..2 {
+        let piped = shell("cat memo.toml | \"$1\" run /dev/stdin --root . --color never");
+        assert_eq!(piped.code, Some(0), "{piped:?}");
+    }
+    assert!(run(&project, &[]).0.contains("nothing to do: 2 cached stages"));
+}

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use tree::{Table, Tree};
 use values::{Checker, Owner};
 
+pub(crate) use text::bytes_of_ordinary;
 pub use text::project_root;
 pub use words::{nearest, shape_words};
 

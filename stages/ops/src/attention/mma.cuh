@@ -46,8 +46,8 @@ __device__ __forceinline__ void copies_wait_for_all_but() {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(PENDING) : "memory");
 }
 
-/// Waits for all copies of this thread; others' need a barrier after it.
-__device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_group 0;\n" ::: "memory"); }
+/// Waits for all copies of this thread, committed or not; others' need a barrier after it.
+__device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;\n" ::: "memory"); }
 
 /// 2^x, flushing denormals; 0 for minus infinity.
 __device__ __forceinline__ float exp2_fast(float x) {

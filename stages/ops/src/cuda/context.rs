@@ -161,7 +161,8 @@ fn make() -> Result<Context, OpError> {
         pool,
         multiprocessors: count.unsigned_abs(),
         shared_limit: shared.unsigned_abs(),
-        early: attribute(handle, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? >= 9,
+        early: std::env::var_os("ANNEAL_OVERLAP").is_none_or(|value| value != "0")
+            && attribute(handle, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? >= 9,
         modules: super::launch::load(&name(handle))?,
         functions: Mutex::default(),
         lt: Mutex::new(Lt::new(&device)?),
