@@ -42,7 +42,8 @@ pub(super) fn read(file: &Path, name: &str) -> Result<String, Diagnostic> {
 /// The bytes of a manifest that may be read once more later: of an ordinary file, and no more than a manifest may have. A
 /// pipe gives them only once, a device without end.
 pub(crate) fn bytes_of_ordinary(file: &Path) -> Option<Vec<u8>> {
-    let mut opened = std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file).and_then(|_| File::open(file).ok())?;
+    let mut opened =
+        std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file).and_then(|_| File::open(file).ok())?;
     let mut bytes = Vec::new();
     opened.by_ref().take(LARGEST + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 <= LARGEST).then_some(bytes)
