@@ -11,7 +11,7 @@ use crate::hash::Stamp;
 use crate::key::Digest;
 use crate::manifest::{LoadOptions, bytes_of_ordinary, project_root};
 use crate::resolve::Found;
-use crate::store::{Glance, Lately, Latest, Store};
+use crate::store::{Glance, Lately, Latest, Store, Whole};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
@@ -20,9 +20,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The version in it changes with the layout.
-const HEADER: &[u8] = b"anneal memo 1\n";
-/// Key and output of a stage.
-const RESULT: usize = 64;
+const HEADER: &[u8] = b"anneal memo 2\n";
+/// Of a stage: key, output, stamp of the record, whose metrics are told.
+const RESULT: usize = 64 + 5 * 8;
 /// Header, checksum, length of the first part.
 const HEAD: usize = HEADER.len() + 32 + 8;
 /// Files or results that one thread looks at in one go.
@@ -36,6 +36,8 @@ pub struct Question {
     outputs: PathBuf,
     /// Of the manifest's own path: one memo for each manifest.
     name: Digest,
+    /// Of the manifest's text.
+    text: Digest,
     /// Of everything.
     identity: Digest,
 }
@@ -93,7 +95,7 @@ impl Question {
         }
         let identity = hasher.finalize().into();
         let name = Digest::of(file.canonicalize().ok()?.as_os_str().as_bytes());
-        Some(Self { manifest: manifest.to_owned(), root, outputs, name, identity })
+        Some(Self { manifest: manifest.to_owned(), root, outputs, name, text: Digest::of(&text), identity })
     }
 }
 
@@ -122,10 +124,10 @@ pub fn recall(question: &Question) -> Recalled {
     let whole = |results: &[[u8; RESULT]]| {
         let mut lately = Lately::default();
         results.iter().all(|result| {
-            let (Some(key), Some(output)) = (result.first_chunk(), result.last_chunk()) else { return false };
-            // Made again by somebody else, with other bytes, it gives other keys to those that take it.
-            let now = glance.look(&Digest::new(*key), &mut lately);
-            now.is_ok_and(|now| now.output == Digest::new(*output))
+            let Some((key, rest)) = result.split_first_chunk() else { return false };
+            // Made again by somebody else it may have other bytes, and so give other keys to those that take it, or other
+            // metrics.
+            glance.look(&Digest::new(*key), &mut lately).is_ok_and(|now| result_of(&now).is_some_and(|now| now == rest))
         })
     };
     let holds = named && results.par_chunks(PIECE).all(whole);
@@ -143,11 +145,15 @@ pub fn remember(question: &Question, pipeline: &Pipeline, found: &[Found], text:
 }
 
 fn written(question: &Question, pipeline: &Pipeline, found: &[Found], text: &str) -> Option<()> {
+    // It may have been written anew since it was asked about.
+    if Digest::of(pipeline.text.as_bytes()) != question.text {
+        return None;
+    }
     let mut files = Vec::new();
     let mut last = None;
     for node in &pipeline.stages {
-        // The cells of a sweep mostly read the same.
-        if last.is_some_and(|last| Arc::ptr_eq(last, &node.sources)) {
+        // The cells of a sweep mostly read the same. Lists without an entry are all one.
+        if !node.sources.is_empty() && last.is_some_and(|last| Arc::ptr_eq(last, &node.sources)) {
             continue;
         }
         if !node.with_params(|params| node.kind.follows_from_sources(params, &node.sources)) {
@@ -165,15 +171,29 @@ fn written(question: &Question, pipeline: &Pipeline, found: &[Found], text: &str
     let mut bytes = vec![0; HEAD];
     bytes = postcard::to_extend(&memo, bytes).ok()?;
     let length = (bytes.len() - HEAD) as u64;
+    let (glance, mut lately) = (Glance::new(&store), Lately::default());
     for Found { key, output, .. } in found {
+        let now = glance.look(key, &mut lately).ok().filter(|now| now.output == *output)?;
         bytes.extend_from_slice(key.as_bytes());
-        bytes.extend_from_slice(output.as_bytes());
+        bytes.extend_from_slice(&result_of(&now)?);
     }
     bytes[..HEADER.len()].copy_from_slice(HEADER);
     bytes[HEAD - 8..HEAD].copy_from_slice(&length.to_le_bytes());
     let sum = blake3::hash(&bytes[HEAD - 8..]);
     bytes[HEADER.len()..HEAD - 8].copy_from_slice(sum.as_bytes());
     store.put_memo(&question.name, &bytes).ok()
+}
+
+/// What follows the key of a result.
+fn result_of(now: &Whole) -> Option<[u8; RESULT - 32]> {
+    let Stamp { dev, ino, size, mtime, ctime } = now.record?;
+    let mut bytes = [0; RESULT - 32];
+    bytes[..32].copy_from_slice(now.output.as_bytes());
+    let numbers = [dev, ino, size, mtime.cast_unsigned(), ctime.cast_unsigned()];
+    for (to, number) in bytes[32..].chunks_exact_mut(8).zip(numbers) {
+        to.copy_from_slice(&number.to_le_bytes());
+    }
+    Some(bytes)
 }
 
 /// The parts of a memo, if it is whole.

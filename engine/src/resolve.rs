@@ -86,7 +86,7 @@ pub(crate) fn found_all(
                 }
                 let key = action_digest(node, &inputs, &files.of(node, store)?, &pipeline.numerics);
                 match glance.look(&key, &mut lately) {
-                    Ok(Whole { output, keep }) => Some(Found { key, output, keep }),
+                    Ok(Whole { output, keep, .. }) => Some(Found { key, output, keep }),
                     Err(Miss::Dropped(record)) if !node.options.keep.is_all() => {
                         Some(Found { key, output: record.output, keep: record.keep })
                     }

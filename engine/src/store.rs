@@ -147,7 +147,7 @@ impl Store {
         Leases::new(self.base.join("locks"))
     }
 
-    fn record_path(&self, key: &Digest) -> PathBuf {
+    pub(crate) fn record_path(&self, key: &Digest) -> PathBuf {
         self.base.join("records").join(format!("{key}.json"))
     }
 

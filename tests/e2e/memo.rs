@@ -186,3 +186,45 @@ fn a_manifest_from_a_pipe_is_read_once() {
     }
     assert!(run(&project, &[]).0.contains("nothing to do: 2 cached stages"));
 }
+
+#[test]
+fn a_folder_that_gets_a_file_is_seen_behind_a_stage_without_files() {
+    let project = Project::new();
+    let stage = |name: &str, script: &str, files: &str| {
+        format!(
+            "[stages.{name}]\nkind = \"command\"\ncommand = [\"sh\", \"-c\", \"{script} > $OUT/x\"]\nenv = {{ OUT = \"{{out}}\" }}\n{files}\n"
+        )
+    };
+    let two = stage("two", "ls data; echo", "files = [\"data\"]");
+    project.write("memo.toml", format!("[experiment]\nname = \"memo\"\n{}{two}", stage("one", "echo one", "")));
+    std::fs::create_dir(project.path("data")).unwrap();
+    for _ in 0..3 {
+        run(&project, &[]);
+        std::thread::sleep(std::time::Duration::from_millis(60));
+    }
+    project.write("data/new", "x");
+    let (told, _) = run(&project, &[]);
+    assert!(told.contains("1 executed, 1 cached"), "{told}");
+}
+
+#[test]
+fn metrics_of_a_result_that_was_made_again_with_equal_bytes_are_the_new_ones() {
+    let project = Project::new();
+    let manifest = |name: &str| {
+        format!(
+            "[experiment]\nname = \"{name}\"\n[stages.one]\nkind = \"command\"\ncommand = [\"sh\", \"-c\", \"echo hi > {{out}}/x; echo anneal: metric nanos $(date +%s%N)\"]\n"
+        )
+    };
+    project.write("memo.toml", manifest("memo"));
+    project.write("other.toml", manifest("other"));
+    for _ in 0..3 {
+        run(&project, &[]);
+        std::thread::sleep(std::time::Duration::from_millis(60));
+    }
+    assert_eq!(project.run(&["other.toml"]), (0, 1));
+    assert_eq!(project.run(&["other.toml", "--force", "one"]), (1, 0));
+    let (told, short) = run(&project, &[]);
+    let report = project.anneal(&["report", "memo.toml"]).stdout;
+    let row = |text: &str| text.lines().find(|line| line.trim_start().starts_with("one ")).map(str::to_owned);
+    assert!(!short && row(&told).is_some() && row(&told) == row(&report), "{told}{report}");
+}

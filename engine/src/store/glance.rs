@@ -20,6 +20,8 @@ pub(crate) struct Whole {
     pub(crate) output: Digest,
     /// What stays in the store.
     pub(crate) keep: Keep,
+    /// Of the record's file; `None` if that has just gone.
+    pub(crate) record: Option<Stamp>,
 }
 
 /// The store's folders, held open for a moment.
@@ -55,7 +57,9 @@ impl<'a> Glance<'a> {
         if let Some(whole) = self.usual(key, lately) {
             return Ok(whole);
         }
-        self.store.look_up(key).map(|record| Whole { output: record.output, keep: record.keep })
+        let record = self.store.look_up(key)?;
+        let stamp = Stamp::of(&self.store.record_path(key)).ok();
+        Ok(Whole { output: record.output, keep: record.keep, record: stamp })
     }
 
     /// A result that the index knows, whose record is the one that the index read, and whose files all lie in the store.
@@ -69,7 +73,7 @@ impl<'a> Glance<'a> {
         if stamp(&statat(records, path.as_str(), AtFlags::empty()).ok()?) != brief.stamp {
             return None;
         }
-        let found = Whole { output: brief.output, keep: brief.keep };
+        let found = Whole { output: brief.output, keep: brief.keep, record: Some(brief.stamp) };
         whole.resize(LATELY, None);
         let remembered = &mut whole[usize::from(brief.output.as_bytes()[0]) % LATELY];
         if *remembered == Some(brief.output) {
