@@ -70,24 +70,27 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Compares two models by name and answers; right is an exact match by `metric`. `None` if nothing was answered by both.
+    /// Compares two models by name and answers, each in the form that it was asked for; right is an exact match by
+    /// `metric`. Sample answers are in the first's form. `None` if nothing was answered by both.
     #[must_use]
     pub fn new(
         samples: &Samples,
         metric: Metric,
-        form: ResponseForm,
+        forms: [ResponseForm; 2],
         first: (&str, &[Answer]),
         second: (&str, &[Answer]),
     ) -> Option<Self> {
         let by_sid = |answers: &'_ [Answer]| answers.iter().map(|answer| (answer.sid, answer.clone())).collect();
         let (before, after): (BTreeMap<u64, Answer>, BTreeMap<u64, Answer>) = (by_sid(first.1), by_sid(second.1));
-        let mark =
-            |answer: &Answer| samples.gold(answer.sid).map(|(uid, gold)| gold.mark(metric, form, uid, &answer.answer));
+        let mark = |form, answer: &Answer| {
+            samples.gold(answer.sid).map(|(uid, gold)| gold.mark(metric, form, uid, &answer.answer))
+        };
         let (mut pairs, mut marks): (Vec<Pair>, [Vec<Mark>; 2]) = (Vec::new(), [Vec::new(), Vec::new()]);
         let mut sums: BTreeMap<(AnswerType, AnswerFrom), (usize, [f64; 2])> = BTreeMap::new();
         for (sid, a) in &before {
             let Some(b) = after.get(sid) else { continue };
-            let (Some(marked_a), Some(marked_b), Some(page)) = (mark(a), mark(b), samples.page(*sid, form)) else {
+            let page = samples.page(*sid, forms[0]);
+            let (Some(marked_a), Some(marked_b), Some(page)) = (mark(forms[0], a), mark(forms[1], b), page) else {
                 continue;
             };
             if let Some(kind) = page.answer_type.zip(page.answer_from) {

@@ -14,11 +14,11 @@ const LABEL: usize = 24;
 /// Behind an answer that would be right in the asked form, or not.
 const ODD: &str = "  (not in the asked form)";
 
-/// The whole as text; `form`: the one that was asked for, none of free text.
-pub(crate) fn text(found: &Difference, metric: Metric, form: Option<ResponseForm>, look: &Look) -> String {
+/// The whole as text; `forms`: those that the two models were asked for, none of free text.
+pub(crate) fn text(found: &Difference, metric: Metric, forms: Option<[ResponseForm; 2]>, look: &Look) -> String {
     let comparison = &found.comparison;
     let (first, second) = (clean(&comparison.first), clean(&comparison.second));
-    let by = match (form, metric) {
+    let by = match (forms, metric) {
         (Some(_), Metric::Official) => "exact match by the official TAT-QA metric",
         (Some(_), Metric::TatLlm) => "exact match by TAT-LLM's lenient metric",
         (None, _) => "exact match of words",
@@ -44,7 +44,7 @@ pub(crate) fn text(found: &Difference, metric: Metric, form: Option<ResponseForm
     for (title, samples) in [("gained", &found.gained_samples), ("lost", &found.lost_samples)] {
         if !samples.is_empty() {
             text += &format!("\n{}\n", look.bold(&format!("{title} ({})", samples.len())));
-            samples.iter().for_each(|pair| text += &row(pair, (&first, &second), form, look));
+            samples.iter().for_each(|pair| text += &row(pair, (&first, &second), forms, look));
         }
     }
     text
@@ -66,13 +66,14 @@ fn word(value: &impl serde::Serialize) -> String {
 }
 
 /// A sample in a line, and what was said below it.
-fn row(pair: &Pair, (first, second): (&str, &str), form: Option<ResponseForm>, look: &Look) -> String {
+fn row(pair: &Pair, (first, second): (&str, &str), forms: Option<[ResponseForm; 2]>, look: &Look) -> String {
     let head = format!("sid {} · uid {} · {}", pair.sid, clean(&pair.uid), clean(&pair.question));
     let mut text = format!("\n{}\n", cut(&head, look.width));
     let names = ["sample answer", first, second];
     let label = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(LABEL);
-    for (name, said) in names.into_iter().zip([&pair.sample_answer, &pair.first, &pair.second]) {
-        let (said, remark) = match form.map(|form| essence(form, said)) {
+    for (at, (name, said)) in names.into_iter().zip([&pair.sample_answer, &pair.first, &pair.second]).enumerate() {
+        // The sample answer is in the first one's form.
+        let (said, remark) = match forms.map(|forms| essence(forms[at / 2], said)) {
             Some((said, true)) => (said, ""),
             Some((said, false)) => (said, ODD),
             None => (said.clone(), ""),
@@ -130,7 +131,7 @@ mod tests {
             ],
             lost_samples: vec![pair(900, sentence("-94", "million"), sentence("94", ""))],
         };
-        let text = text(&found, Metric::Official, Some(ResponseForm::TatQa), &Look { width: 80, color: false });
+        let text = text(&found, Metric::Official, Some([ResponseForm::TatQa; 2]), &Look { width: 80, color: false });
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         insta::assert_snapshot!(text);
     }

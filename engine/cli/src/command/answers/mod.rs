@@ -140,7 +140,8 @@ fn difference(args: &Answers, gather: &Gather<'_>, all: &[Model], look: &Look) -
     }
     let samples = samples(gather, first)?;
     let metric = args.metric.metric();
-    let found = Difference::new(&samples, metric, first.form, (&first.name, &rows[0]), (&second.name, &rows[1]));
+    let forms = [first.form, second.form];
+    let found = Difference::new(&samples, metric, forms, (&first.name, &rows[0]), (&second.name, &rows[1]));
     let found = found.ok_or_else(|| {
         Failure::user(format!("{} and {} have no question in common", first.name, second.name))
             .hint("let both stages answer the same `sids`, or all")
@@ -150,7 +151,7 @@ fn difference(args: &Answers, gather: &Gather<'_>, all: &[Model], look: &Look) -
         value["metric"] = json!(metric.name());
         output::print_json(&value)?;
     } else {
-        output::print(&gains::text(&found, metric, samples.is_tat_qa().then_some(first.form), look))?;
+        output::print(&gains::text(&found, metric, samples.is_tat_qa().then_some(forms), look))?;
     }
     Ok(Exit::Ok)
 }
