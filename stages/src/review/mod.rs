@@ -235,6 +235,38 @@ mod tests {
     }
 
     #[test]
+    fn two_models_that_were_asked_for_other_forms_are_compared_each_in_its_own() {
+        use crate::infer::Answer;
+        let samples = tat_qa();
+        let says = |form: ResponseForm, numbers: [&str; 3]| -> Vec<Answer> {
+            let answer = |(sid, number): (usize, &str)| Answer {
+                sid: sid as u64,
+                uid: String::new(),
+                prompt: String::new(),
+                answer: form.render_answer(&[number.to_owned()], "percent"),
+                gold: serde_json::Value::Null,
+                ended: true,
+                new_tokens: 1,
+                gold_nll: None,
+                gold_tokens: None,
+            };
+            numbers.into_iter().enumerate().map(answer).collect()
+        };
+        let plain = says(ResponseForm::Plain, ["-2", "3", "9"]);
+        let sentence = says(ResponseForm::TatQa, ["-2", "8", "4"]);
+        let compared = |forms, first: &[Answer], second: &[Answer]| {
+            Difference::new(&samples, crate::metric::Metric::Official, forms, ("a", first), ("b", second)).unwrap()
+        };
+        for found in [
+            compared([ResponseForm::Plain, ResponseForm::TatQa], &plain, &sentence),
+            compared([ResponseForm::TatQa, ResponseForm::Plain], &sentence, &plain),
+        ] {
+            let counts = (found.both_right, found.comparison.gained, found.comparison.lost, found.neither);
+            assert_eq!(counts, (1, 1, 1, 0));
+        }
+    }
+
+    #[test]
     fn a_prepared_sample_is_read_like_the_one_it_was_made_of() {
         let samples = tat_qa();
         let Rows::TatQa(contexts) = &samples.rows else { panic!("TAT-QA") };
