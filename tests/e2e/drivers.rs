@@ -1,7 +1,8 @@
 //! Many drivers on one store and one host: every cell runs once, nobody waits for the dead, and cores are shared.
 use crate::project::Project;
 use crate::sweeps::{noting, project, ran, rows};
-use std::process::{Child, Stdio};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// A driver under way.
@@ -58,6 +59,39 @@ fn drivers_that_keep_metrics_alone_take_no_files_from_each_other() {
     let again = ran(&project);
     assert_eq!(again.iter().filter(|line| line.starts_with("work")).count(), 8, "{again:?}");
     assert_eq!(again.len(), 9, "{again:?}");
+}
+
+#[test]
+fn files_that_another_driver_needed_and_removed_meanwhile_are_not_made_again() {
+    let hold = "while [ -e \"$ANNEAL_ROOT/hold\" ]; do sleep 0.01; done; echo 'anneal: metric em 1'";
+    let kept_small = |stage: String| stage.trim_end().to_owned() + "\nkeep = \"metrics\"\n\n";
+    let big = kept_small(noting("big", "", &[], hold));
+    // Its files are gone too, so whether `big` is needed hangs on what needs `mid`.
+    let mid = kept_small(noting("mid", "big = \"big\"", &[], ""));
+    let work = noting("work", "mid = \"mid\"", &["X"], "");
+    let project = project(&sweep(&(big + &mid + &work), 3));
+    assert_eq!(project.run(&["s.toml"]), (5, 0));
+    ran(&project);
+    project.write("hold", "");
+    let first = start(&project, &["--set", "work.env.Y=1"]);
+    while lines(&project) != ["big"] {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut second = start(&project, &["--set", "work.env.Y=1"]);
+    let mut told = BufReader::new(second.stdout.take().unwrap()).lines();
+    assert!(told.any(|line| line.unwrap().contains("\"stage-waiting\"")));
+    // The second looks away while the first does everything and removes what it made.
+    let signal = |name: &str| {
+        let status = Command::new("kill").args([name, &second.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    };
+    signal("-STOP");
+    std::fs::remove_file(project.path("hold")).unwrap();
+    assert_eq!(executed(first), 5);
+    signal("-CONT");
+    assert_eq!(told.filter(|line| line.as_ref().unwrap().contains("\"stage-finished\"")).count(), 0);
+    assert_eq!(second.wait().unwrap().code(), Some(0));
+    assert_eq!(ran(&project), ["big", "mid", "work X=0", "work X=1", "work X=2"]);
 }
 
 #[test]

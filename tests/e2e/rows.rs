@@ -273,3 +273,18 @@ fn equal_files_that_nobody_keeps_are_no_loss() {
         assert_eq!(project.run(&["s.toml"]), (0, 24));
     }
 }
+
+#[test]
+fn a_stage_that_makes_what_its_input_was_keeps_it_while_it_is_needed() {
+    let same = |name: &str, inputs: &str| {
+        let stage = noting(name, inputs, &[], "echo same > \"$ANNEAL_OUT/out\"; echo 'anneal: metric em 1'");
+        stage.trim_end().to_owned() + "\nkeep = \"metrics\"\n\n"
+    };
+    let stages = same("up", "") + &same("same", "up = \"up\"") + &noting("work", "same = \"same\"", &["X"], "");
+    let project = project(&(stages + "[sweep.grid]\n\"work.env.X\" = [\"0\", \"1\"]\n"));
+    assert_eq!(project.run(&["s.toml"]), (4, 0));
+    assert_eq!(ran(&project), ["same", "up", "work X=0", "work X=1"]);
+    // The files of one are those of the other.
+    assert_eq!(project.run(&["s.toml", "--set", "work.env.Y=1"]), (3, 1));
+    assert_eq!(ran(&project), ["up", "work X=0", "work X=1"]);
+}

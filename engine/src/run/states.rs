@@ -9,7 +9,7 @@ use super::Options;
 use crate::event::{Event, Stamped};
 use crate::graph::{Node, Pipeline, StageId};
 use crate::hash::Stamp;
-use crate::key::{Digest, Keyed};
+use crate::key::{Digest, DigestMap, Keyed};
 use crate::store::{Latest, Record, Store};
 use crate::worker::{Live, Lost, stamped};
 use crate::{Failure, FailureClass, Source, StageInput};
@@ -134,6 +134,8 @@ pub(super) struct Board<'a> {
     elsewhere: BTreeSet<StageId>,
     /// Stages with a result whose files were removed.
     bare: BTreeSet<StageId>,
+    /// Stages whose files may be removed, by what they made: equal files lie in one folder.
+    removable: DigestMap<Vec<StageId>>,
     /// Those of them that run again because somebody needs the files.
     remaking: BTreeSet<StageId>,
     /// Stages that wait for such files, and for how many of them.
@@ -165,6 +167,7 @@ impl<'a> Board<'a> {
             latest: super::latest(pipeline, &store),
             options,
             bare: BTreeSet::new(),
+            removable: DigestMap::default(),
             remaking: BTreeSet::new(),
             held: HashMap::new(),
             out_of_memory: Vec::new(),
@@ -285,9 +288,11 @@ impl<'a> Board<'a> {
         self.states[id.index()] = State::Hashing;
     }
 
+    /// The digest of what a stage made; of one that runs again for its files, as it was.
     fn output(&self, id: StageId) -> Option<Digest> {
         match &self.states[id.index()] {
             State::Done(record, _) => Some(record.output),
+            _ if self.remaking.contains(&id) => Some(self.store.brief(&self.keys[id.index()]?)?.output),
             _ => None,
         }
     }

@@ -70,7 +70,7 @@ impl Board<'_> {
     }
 
     /// Looks a key up. If the store knows what comes of it, settles the stage and returns nothing.
-    fn look_up(&mut self, id: StageId, key: Digest) -> Option<Miss> {
+    pub(super) fn look_up(&mut self, id: StageId, key: Digest) -> Option<Miss> {
         match self.store.look_up(&key) {
             Ok(record) => {
                 self.found(id, record);
@@ -103,7 +103,7 @@ impl Board<'_> {
     /// Looks up a stage whose lease was just taken; says whether that settled it.
     pub(in crate::run) fn settle_again(&mut self, id: StageId) -> bool {
         let Some(key) = self.keys[id.index()].filter(|_| !self.forced.contains(&id)) else { return false };
-        self.look_up(id, key).is_none()
+        self.look_up(id, key).is_none() || (self.remaking.contains(&id) && !self.still_needed(id))
     }
 
     /// Looks up the stages that another process works on.
@@ -204,6 +204,7 @@ impl Board<'_> {
     /// There is a result, with or without its files.
     pub(super) fn done(&mut self, id: StageId, record: Arc<Record>, executed: bool) {
         self.states[id.index()] = State::Done(Arc::clone(&record), executed);
+        self.note_removable(id, &record);
         for follower in self.followers.remove(&id).unwrap_or_default() {
             self.found(follower, Arc::clone(&record));
         }

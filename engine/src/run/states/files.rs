@@ -67,6 +67,33 @@ impl Board<'_> {
         }
     }
 
+    /// Whether anything still waits for the files of a stage that is to run again for them. Under its lease: another
+    /// process may have made them meanwhile, done with them what waits here, and removed them. What has a result by now
+    /// is settled, and a stage that nothing waits for is done as it was before.
+    pub(super) fn still_needed(&mut self, id: StageId) -> bool {
+        let Some(record) = self.keys[id.index()].and_then(|key| self.store.brief(&key)) else { return true };
+        for &next in self.pipeline.dependents(id) {
+            if !self.held.contains_key(&next) {
+                continue;
+            }
+            let needed = if self.remaking.contains(&next) {
+                self.still_needed(next)
+            } else {
+                let key = self.keys[next.index()].filter(|_| !self.forced.contains(&next));
+                key.is_none_or(|key| self.look_up(next, key).is_some())
+            };
+            if needed {
+                return true;
+            }
+            self.held.remove(&next);
+        }
+        self.unwant(id);
+        self.remaking.remove(&id);
+        self.bare.insert(id);
+        self.states[id.index()] = State::Done(record, false);
+        false
+    }
+
     /// Outputs among a stage's inputs whose files somebody may remove.
     pub(in crate::run) fn removable_inputs(&self, id: StageId) -> Vec<Digest> {
         let output = |(_, from): &(String, StageId)| match &self.states[from.index()] {
@@ -85,21 +112,34 @@ impl Board<'_> {
         }
     }
 
+    /// Notes whose files go when those of an equal result go.
+    pub(super) fn note_removable(&mut self, id: StageId, record: &Record) {
+        if !record.keep.is_all() && !self.bare.contains(&id) {
+            self.removable.entry(record.output).or_default().push(id);
+        }
+    }
+
     fn let_go(&mut self, id: StageId) {
         let State::Done(record, _) = &self.states[id.index()] else { return };
         let record = Arc::clone(record);
         if self.node(id).options.keep.is_all() || record.keep.is_all() || self.bare.contains(&id) || self.closed {
             return;
         }
-        let needed = self.pipeline.dependents(id).iter().any(|next| {
-            let ended = matches!(self.states[next.index()], State::Done(..) | State::Failed(..) | State::Skipped(_));
-            self.selected.contains(next) && (!ended || self.remaking.contains(next))
-        });
-        if needed {
+        let needed = |id: &StageId| {
+            self.pipeline.dependents(*id).iter().any(|next| {
+                let ended =
+                    matches!(self.states[next.index()], State::Done(..) | State::Failed(..) | State::Skipped(_));
+                self.selected.contains(next) && (!ended || self.remaking.contains(next))
+            })
+        };
+        let equal = self.removable.get(&record.output).map(Vec::as_slice).unwrap_or_default();
+        if let Some(at) = equal.iter().position(needed) {
+            // The next look finds it first.
+            self.removable.entry(record.output).and_modify(|equal| equal.swap(0, at));
             return;
         }
         match self.store.drop_files(&record) {
-            Ok(true) => drop(self.bare.insert(id)),
+            Ok(true) => self.bare.extend(self.removable.remove(&record.output).into_iter().flatten()),
             // Somebody else reads them; whoever ends last removes them.
             Ok(false) => {}
             Err(failure) => self.warn(id, Err(failure)),
