@@ -10,7 +10,7 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
 };
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::IoSlice;
+use std::io::{IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,9 @@ use std::time::Duration;
 /// Time between two looks at a lease that somebody else holds: far below any stage worth a lease, far above the cost
 /// of a look (microseconds).
 const PATIENCE: Duration = Duration::from_millis(10);
+
+/// Lock that stands for every artifact as long as it is an empty file: nobody removed any so far.
+const TREES: &str = "trees.lock";
 
 /// Cores that this process may use.
 pub fn cores() -> usize {
@@ -103,11 +106,35 @@ impl Leases {
         Ok(Lease(file))
     }
 
-    /// An artifact for oneself, to remove its files, unless somebody has a share in it.
+    /// A share in an artifact that is about to be published. In a store where nobody ever removed one, it is a share in
+    /// all of them, which takes no file for each.
+    ///
+    /// # Errors
+    /// As [`Leases::try_key`].
+    pub fn share_new_tree(&self, output: &Digest) -> Result<Lease, Failure> {
+        let (path, file) = self.open(TREES)?;
+        file.lock_shared().map_err(|e| no_locks(&path, &e))?;
+        if file.metadata().map_err(|e| Failure::io("read", &path, &e))?.len() == 0 {
+            return Ok(Lease(file));
+        }
+        drop(file);
+        self.share_tree(output)
+    }
+
+    /// An artifact for oneself, to remove its files, unless somebody has a share in it. Where none was ever removed, waits
+    /// for those who publish now to be done with it.
     ///
     /// # Errors
     /// As [`Leases::try_key`].
     pub fn try_tree(&self, output: &Digest) -> Result<Option<Lease>, Failure> {
+        let (path, mut file) = self.open(TREES)?;
+        let failed = |e: std::io::Error| Failure::io("write", &path, &e);
+        if file.metadata().map_err(failed)?.len() == 0 {
+            file.lock().map_err(|e| no_locks(&path, &e))?;
+            // From now on all take a share in what they publish.
+            file.write_all(b"files of artifacts are removed here\n").map_err(failed)?;
+        }
+        drop(file);
         self.attempt(&format!("tree-{output}.lock"))
     }
 
@@ -175,6 +202,32 @@ mod tests {
         let (first, second) = (leases.share_tree(&tree).unwrap(), leases.share_tree(&tree).unwrap());
         assert!(leases.try_tree(&tree).unwrap().is_none());
         drop((first, second));
+        assert!(leases.try_tree(&tree).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_first_to_remove_an_artifact_waits_for_all_who_publish() {
+        let dir = tempfile::tempdir().unwrap();
+        let leases = Leases::new(dir.path().to_owned());
+        let tree = Digest::of(b"tree");
+        let names = || std::fs::read_dir(dir.path()).unwrap().count();
+        let publishing = leases.share_new_tree(&tree).unwrap();
+        assert_eq!(names(), 1, "no file of its own");
+        let (leases, removing) = (&leases, std::sync::atomic::AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert!(leases.try_tree(&tree).unwrap().is_some());
+                removing.store(true, std::sync::atomic::Ordering::SeqCst);
+            });
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!removing.load(std::sync::atomic::Ordering::SeqCst));
+            drop(publishing);
+        });
+        // Then each has a lock of its own.
+        let publishing = leases.share_new_tree(&tree).unwrap();
+        assert!(leases.try_tree(&tree).unwrap().is_none());
+        assert!(leases.try_tree(&Digest::of(b"other")).unwrap().is_some());
+        drop(publishing);
         assert!(leases.try_tree(&tree).unwrap().is_some());
     }
 

@@ -20,6 +20,7 @@ mod publish;
 mod record;
 mod scratch;
 mod stray;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -335,55 +336,6 @@ impl Store {
     /// Whether [`Store::digest`] would answer without reading the file.
     pub fn digest_is_known(&self, path: &Path) -> bool {
         self.known_file(path).is_some()
-    }
-
-    /// Removes the folders of work that nobody does any more, those of keys whose lease is free, and ends the programs
-    /// that a killed run left at work in them. Says how many.
-    pub fn sweep(&self) -> usize {
-        let Ok(entries) = pass("sweep-begin").and_then(|()| std::fs::read_dir(self.base.join("tmp"))) else { return 0 };
-        let leases = self.leases();
-        let (mut left, mut held) = (Vec::new(), Vec::new());
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let key = name.to_str().and_then(|name| name.get(..64)).and_then(|key| key.parse::<Digest>().ok());
-            match key.map(|key| leases.try_key(&key)) {
-                // A folder is made under the lease of its key, so a free lease means that its maker is gone.
-                Some(Ok(Some(lease))) => {
-                    left.push(entry.path());
-                    held.push(lease);
-                }
-                Some(_) => {}
-                // An index about to replace the old one: whoever loses it does without, and mends it next time.
-                None if name.to_str().is_some_and(|name| name.starts_with("index-")) => left.push(entry.path()),
-                None => {}
-            }
-        }
-        stray::end(&left);
-        let remove = |path: &&PathBuf| {
-            pass("sweep-remove")
-                .and_then(|()| std::fs::remove_dir_all(path).or_else(|_| std::fs::remove_file(path)))
-                .and_then(|()| pass("sweep-removed"))
-                .is_ok()
-        };
-        let swept = left.iter().filter(remove).count();
-        // Some of these keys may have checkpoints to sweep.
-        drop(held);
-        self.sweep_checkpoints(&leases);
-        swept
-    }
-
-    /// Removes the checkpoints of keys that have a result: their process ended between publishing and removing them.
-    fn sweep_checkpoints(&self, leases: &Leases) {
-        let Ok(entries) = std::fs::read_dir(self.base.join("checkpoints")) else { return };
-        for entry in entries.flatten() {
-            let key = entry.file_name().to_str().and_then(|key| key.parse::<Digest>().ok());
-            // Under the lease nobody writes any there; a forced execution holds it too.
-            if let Some(key) = key.filter(|key| self.look_up(key).is_ok())
-                && let Ok(Some(_lease)) = leases.try_key(&key)
-            {
-                let _ = pass("sweep-checkpoints").and_then(|()| std::fs::remove_dir_all(entry.path()));
-            }
-        }
     }
 
     fn known(&self) -> MutexGuard<'_, DigestMap<(Stamp, Arc<Record>)>> {

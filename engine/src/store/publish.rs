@@ -63,13 +63,24 @@ impl Store {
     /// # Errors
     /// The disk's.
     pub fn workspace(&self, key: &Digest) -> Result<PathBuf, Failure> {
-        let folder = self.base.join("tmp").join(format!("{key}-{}", super::unique()));
+        self.workspace_from(key, None)
+    }
+
+    /// As [`Store::workspace`], of an empty folder in `tmp/` that is no longer needed, if there is one.
+    pub(crate) fn workspace_from(&self, key: &Digest, spare: Option<&Path>) -> Result<PathBuf, Failure> {
+        let folder = self.unused(key);
         let out = folder.join("out");
+        let reused = || spare.is_some_and(|spare| std::fs::rename(spare, &folder).is_ok());
         pass("workspace-make")
-            .and_then(|()| std::fs::create_dir_all(&out))
+            .and_then(|()| if reused() { std::fs::create_dir(&out) } else { std::fs::create_dir_all(&out) })
             .and_then(|()| pass("workspace-made"))
             .map_err(|e| Failure::io("create", &out, &e))?;
         Ok(folder)
+    }
+
+    /// A path in `tmp/` that nobody else uses. What is made there is left alone as long as somebody holds the key's lease.
+    pub(crate) fn unused(&self, key: &Digest) -> PathBuf {
+        self.base.join("tmp").join(format!("{key}-{}", super::unique()))
     }
 
     /// Publishes a result. The caller holds the key's lease, and removes the draft's folder afterwards.
@@ -95,7 +106,7 @@ impl Store {
         pass("sources-checked").map_err(at(&out))?;
         let output = hash::tree(files.iter().map(|file| (file.name.as_str(), file.size, &file.digest)));
         // From here to the record nobody may find these files unneeded and remove them.
-        let _share = self.leases().share_tree(&output)?;
+        let _share = self.leases().share_new_tree(&output)?;
         self.place(&out, &output, &files)?;
 
         let record = Record {

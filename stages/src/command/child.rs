@@ -1,24 +1,24 @@
 //! A program's process: starts it, keeps what it says, listens for metrics, and sees that it ends.
 //!
-//! Two threads stand by a program, one that reads its standard output and one that waits for its end; the stage's own
-//! thread hears of both and of the wish to stop. Unaware of what an end means.
-use super::metrics::{LONGEST, Metrics, is_metric};
+//! Two threads stand by a program, one that listens to it and one that waits for its end; the stage's own thread hears
+//! of both and of the wish to stop. Unaware of what an end means.
+use super::listen::listen;
+use super::metrics::Metrics;
 use anneal_engine::StageContext;
 use anneal_engine::memory::{self, oom_kills};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// What a program gets to end in when it was asked to stop.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// How long the wish to stop may go unseen.
 const TICK: Duration = Duration::from_millis(20);
-/// How long to wait for the rest of what an ended program said: somebody may still hold its standard output.
+/// How long to wait for the rest of what an ended program said: somebody may still hold its outputs.
 const REST: Duration = Duration::from_secs(1);
 /// How often to try to start a file that somebody still writes to.
 const BUSY: u32 = 50;
@@ -38,7 +38,7 @@ pub(super) struct Ended {
 
 enum Message {
     Metric(Vec<u8>),
-    /// Nobody writes to its standard output any more.
+    /// Nobody writes to its outputs any more.
     Closed,
     Exited,
 }
@@ -49,10 +49,7 @@ enum Message {
 /// It could not be started.
 pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Duration) -> std::io::Result<Ended> {
     let kills = oom_kills();
-    // Without a log the work can still be done.
-    let log = OpenOptions::new().append(true).create(true).open(context.launch.log).ok();
-    let stderr = log.as_ref().and_then(|log| log.try_clone().ok()).map_or_else(Stdio::null, Stdio::from);
-    command.stdout(Stdio::piped()).stderr(stderr);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let own_group = context.launch.adopt.is_some();
     if own_group {
         command.process_group(0);
@@ -63,11 +60,15 @@ pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Dura
         adopt(Some(child.id()));
     }
     let (send, receive) = channel();
-    if let Some(stdout) = child.stdout.take() {
-        let send = send.clone();
-        let reader = std::thread::Builder::new().name("stdout".to_owned());
-        // Without a thread to spare the program would wait for a reader for ever; its pipe is closed instead.
-        let _ = reader.spawn(move || forward(stdout, log, &send));
+    if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
+        let (send, log) = (send.clone(), context.launch.log.to_owned());
+        let listener = std::thread::Builder::new().name("listen".to_owned());
+        // Without a thread to spare the program would wait for a reader for ever; its pipes are closed instead.
+        let _ = listener.spawn(move || {
+            // A receiver that is gone listens no more.
+            listen(stdout, stderr, log, |line| drop(send.send(Message::Metric(line.to_vec()))));
+            let _ = send.send(Message::Closed);
+        });
     }
     let waiter = std::thread::Builder::new().name("wait".to_owned()).spawn(move || {
         wait(pid);
@@ -118,11 +119,6 @@ pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Dura
     }
     let status = child.wait()?;
     context.programs_mib.set((peak_kib > 0).then_some(peak_kib as f64 / 1024.0));
-    // Most programs say nothing, and hundreds of empty files hide the others. A worker's log is not only the program's.
-    let silent = || std::fs::metadata(context.launch.log).is_ok_and(|meta| meta.len() == 0);
-    if own_group && status.success() && silent() {
-        let _ = std::fs::remove_file(context.launch.log);
-    }
     let oom_kill = kills.zip(oom_kills()).is_some_and(|(before, after)| after > before);
     Ok(Ended { status, stopped: asked.is_some(), oom_kill, metrics: metrics.values, complaints: metrics.complaints })
 }
@@ -151,44 +147,4 @@ fn signal(pid: Option<Pid>, group: bool, signal: Signal) {
 fn wait(pid: Option<Pid>) {
     let Some(pid) = pid else { return };
     while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {}
-}
-
-/// Copies what a program says into the log, and sends on the lines that tell metrics.
-fn forward(mut from: ChildStdout, mut log: Option<File>, found: &Sender<Message>) {
-    let (mut buffer, mut line, mut long) = (vec![0; 16 << 10], Vec::new(), false);
-    let send = |line: &[u8]| {
-        if is_metric(line) {
-            // A receiver that is gone listens no more.
-            let _ = found.send(Message::Metric(line.to_vec()));
-        }
-    };
-    loop {
-        let read = match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-            Err(_) => break,
-        };
-        let bytes = buffer.get(..read).unwrap_or_default();
-        if log.as_mut().is_some_and(|log| log.write_all(bytes).is_err()) {
-            // A full disk; the program goes on.
-            log = None;
-        }
-        for byte in bytes {
-            match byte {
-                b'\n' => {
-                    if !std::mem::take(&mut long) {
-                        send(&line);
-                    }
-                    line.clear();
-                }
-                _ if line.len() < LONGEST => line.push(*byte),
-                _ => long = true,
-            }
-        }
-    }
-    if !long {
-        send(&line);
-    }
-    let _ = found.send(Message::Closed);
 }
