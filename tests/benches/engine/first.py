@@ -5,6 +5,7 @@ costs; `dd conv=fsync` what it costs when every copy is on the disk before its p
 every result (file, folder and record) and no other program here.
 """
 
+import itertools
 import os
 import shutil
 
@@ -25,10 +26,12 @@ FIGURE = f"first run of {COUNT} copies, two at a time"
 
 def measure(bench) -> None:
     """Each round starts in a fresh folder, everything earlier on the disk."""
-    folder = bench.work / "first"
+    all_rounds = bench.work / "first"
+    shutil.rmtree(all_rounds, ignore_errors=True)
+    numbers = itertools.count()
     for name, command in LOOPS.items():
         def loop() -> float:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder = all_rounds / str(next(numbers))
             graphs.sources(folder, COUNT)
             (folder / "out").mkdir()
             (folder / "list").write_text("".join(f"src/{n} out/{n}\n" for n in range(COUNT)))
@@ -45,6 +48,7 @@ def measure(bench) -> None:
             say(f"{tool.name}: {COUNT} stages, {bench.args.slow_rounds} times")
 
         def fresh() -> float:
+            folder = all_rounds / str(next(numbers))
             prepare(tool, folder, COUNT)
             os.sync()
             return run(tool.build, folder, QUIET).seconds
@@ -53,4 +57,4 @@ def measure(bench) -> None:
         target = {"at_most": 3.0, "of": "xargs -P2 cp", "figure": FIGURE} if tool.name == "anneal" else None
         bench.add("first", FIGURE, tool.name, tool.version, found, "s", target=target,
                   shown=" ".join(map(str, tool.build[1:])))
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(all_rounds, ignore_errors=True)
