@@ -156,6 +156,24 @@ fn gains_and_losses_are_listed_in_the_order_of_the_file() {
 }
 
 #[test]
+fn answers_are_scored_as_the_manifest_scores_them() {
+    let project = project();
+    project.run(&["tiny.toml"]);
+    let metric = |args: &[&str]| {
+        let page = asked(&project, &[&["tiny.toml", "--sid", "0"], args].concat())["metric"].clone();
+        let difference = asked(&project, &[&["tiny.toml", "--diff", "base,lora"], args].concat())["metric"].clone();
+        assert_eq!(page, difference);
+        page
+    };
+    assert_eq!(metric(&[]), "official");
+    let lenient = ["--set", "both.metric=tat-llm", "--set", "score.metric=tat-llm"];
+    assert_eq!(metric(&lenient), "tat-llm");
+    assert_eq!(metric(&[&lenient[..], &["--metric", "official"]].concat()), "official");
+    assert_eq!(metric(&lenient[..2]), "official", "the manifest scores in two ways");
+    assert_eq!(metric(&["--metric", "tat-llm"]), "tat-llm");
+}
+
+#[test]
 fn what_cannot_be_shown_says_why() {
     let project = project();
     let mut cases = Cases::default();
@@ -171,6 +189,7 @@ fn what_cannot_be_shown_says_why() {
     add("an unknown sid", &["tiny.toml", "--only", "base", "--sid", "99"]);
     add("an unknown uid", &["tiny.toml", "--uid", "yacht"]);
     add("the beginning of several uids", &["tiny.toml", "--uid", "yard"]);
+    add("a uid without a letter", &["tiny.toml", "--uid", ""]);
     add("a sample twice", &["tiny.toml", "--sid", "0", "--uid", "yard-q1"]);
     add("one model to compare", &["tiny.toml", "--diff", "base"]);
     add("a model with itself", &["tiny.toml", "--diff", "base,base_answers"]);
@@ -184,6 +203,8 @@ fn what_cannot_be_shown_says_why() {
     project.write("data.txt", "hello");
     add("data of no known format", &["--model", "base", "--data", "data.txt", "--sid", "1"]);
     add("a model that is not there", &["--model", "nowhere", "--data", "eval.json", "--sid", "1"]);
+    std::fs::create_dir(project.path("empty")).unwrap();
+    add("a folder without a model", &["--model", "empty", "--data", "eval.json", "--sid", "1"]);
     insta::assert_snapshot!(cases);
 }
 

@@ -28,9 +28,9 @@ pub(crate) struct Answers {
     /// Show only this model; may be repeated.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["diff", "model"], add = ArgValueCompleter::new(stage_names))]
     pub(crate) only: Vec<String>,
-    /// How answers to TAT-QA are scored.
-    #[arg(long, value_enum, value_name = "METRIC", default_value_t = MetricChoice::Official)]
-    pub(crate) metric: MetricChoice,
+    /// How answers to TAT-QA are scored [default: as the manifest's `evaluate` scores them, else official].
+    #[arg(long, value_enum, value_name = "METRIC")]
+    pub(crate) metric: Option<MetricChoice>,
     /// Without a manifest: the model that answers, a Hugging Face folder or a GGUF file.
     #[arg(long, value_name = "MODEL", requires = "data")]
     pub(crate) model: Option<PathBuf>,

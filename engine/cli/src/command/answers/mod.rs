@@ -7,7 +7,7 @@ mod models;
 mod quick;
 
 use super::Context;
-use crate::args::{Answers, Device};
+use crate::args::{Answers, Device, MetricChoice};
 use crate::exit::{Error, Exit};
 use crate::output;
 use crate::render::answers::{self as page, Look, Said};
@@ -26,6 +26,11 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 pub(super) fn run(args: &Answers, context: &Context) -> Result<Exit, Error> {
+    let shown = show(args, context);
+    if args.model.is_some() { shown.map_err(quick::without_a_manifest) } else { shown }
+}
+
+fn show(args: &Answers, context: &Context) -> Result<Exit, Error> {
     let pipeline = match (args.source(), &args.model, &args.data) {
         (Some(source), ..) => super::pipeline(&source, context)?,
         (None, Some(model), Some(data)) => quick::pipeline(args, model, data, context)?,
@@ -81,7 +86,7 @@ fn pages(args: &Answers, gather: &Gather<'_>, chosen: &[Model], look: &Look) -> 
             .hint("what has to be trained first is not trained here; run it, then ask again")
             .into());
     }
-    let metric = args.metric.metric();
+    let metric = args.metric.map_or_else(|| models::metric(&same), MetricChoice::metric);
     if args.json {
         let questions: Vec<Value> =
             sids.iter().filter_map(|sid| as_json(*sid, &samples, &same, &answered, metric)).collect();
@@ -139,7 +144,7 @@ fn difference(args: &Answers, gather: &Gather<'_>, all: &[Model], look: &Look) -
         })?);
     }
     let samples = samples(gather, first)?;
-    let metric = args.metric.metric();
+    let metric = args.metric.map_or_else(|| models::metric([first, second]), MetricChoice::metric);
     let forms = [first.form, second.form];
     let found = Difference::new(&samples, metric, forms, (&first.name, &rows[0]), (&second.name, &rows[1]));
     let found = found.ok_or_else(|| {
@@ -168,6 +173,10 @@ fn wanted(args: &Answers, samples: &Samples, model: &Model) -> Result<Vec<u64>, 
     let mut sids = args.sids.clone();
     sids.iter().try_for_each(|sid| samples.require(*sid, model.split))?;
     for uid in &args.uids {
+        if uid.is_empty() {
+            let failure = Failure::user("--uid needs a uid, or the beginning of one");
+            return Err(Error::Usage(failure.hint("`--sid 0` names the first sample")));
+        }
         sids.push(samples.sid_of(uid)?);
     }
     let mut seen = BTreeSet::new();

@@ -6,6 +6,7 @@ use anneal_engine::Failure;
 use anneal_engine::graph::{Node, Pipeline, StageId};
 use anneal_stages::data::prompt::ResponseForm;
 use anneal_stages::data::token_set::Split;
+use anneal_stages::metric::Metric;
 use serde::de::DeserializeOwned;
 
 /// A model that answers.
@@ -21,6 +22,8 @@ pub(super) struct Model {
     pub(super) split: Split,
     /// The form that is asked for.
     pub(super) form: ResponseForm,
+    /// How the stages that score it do so.
+    pub(super) metrics: Vec<Metric>,
 }
 
 /// All models, in the order of the manifest.
@@ -52,12 +55,15 @@ fn model(pipeline: &Pipeline, id: StageId) -> Option<Model> {
     }
     let tokens = input(node, "tokens")?;
     let dataset = input(pipeline.node(tokens), "dataset")?;
+    let scored = pipeline.dependents(id).iter().map(|by| pipeline.node(*by));
+    let scores: Vec<&Node> = scored.filter(|by| by.kind.kind() == "evaluate").collect();
     Some(Model {
-        name: label(pipeline, id).unwrap_or_else(|| node.name.clone()),
+        name: scores.iter().find_map(|by| label(by, id)).unwrap_or_else(|| node.name.clone()),
         id,
         dataset,
         split: param(node, "split")?,
         form: param(pipeline.node(tokens), "response")?,
+        metrics: scores.iter().filter_map(|by| param(by, "metric")).collect(),
     })
 }
 
@@ -69,13 +75,17 @@ fn param<T: DeserializeOwned>(node: &Node, name: &str) -> Option<T> {
     serde_json::from_value(node.resolved().get(name)?.clone()).ok()
 }
 
-/// What the stage that scores these answers calls them.
-fn label(pipeline: &Pipeline, id: StageId) -> Option<String> {
-    let scores = pipeline.dependents(id).iter().map(|by| pipeline.node(*by));
-    scores.filter(|by| by.kind.kind() == "evaluate").find_map(|by| {
-        let (port, _) = by.inputs.iter().find(|(_, from)| *from == id)?;
-        if port == "answers" { param(by, "label") } else { Some(port.clone()) }
-    })
+/// What a stage that scores these answers calls them.
+fn label(scores: &Node, id: StageId) -> Option<String> {
+    let (port, _) = scores.inputs.iter().find(|(_, from)| *from == id)?;
+    if port == "answers" { param(scores, "label") } else { Some(port.clone()) }
+}
+
+/// How all of these models are scored by the manifest; the official way if it scores none, or not all the same.
+pub(super) fn metric<'a>(models: impl IntoIterator<Item = &'a Model>) -> Metric {
+    let mut all: Vec<Metric> = models.into_iter().flat_map(|model| model.metrics.iter().copied()).collect();
+    all.dedup();
+    if let [one] = all.as_slice() { *one } else { Metric::Official }
 }
 
 /// The model that a word means: its name or its stage, without regard to case if need be; its stage without `_answers`; or

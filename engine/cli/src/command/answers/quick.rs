@@ -59,6 +59,15 @@ pub(super) fn pipeline(args: &Answers, model: &Path, data: &Path, context: &Cont
     Ok(parse(&context.registry, text, &PathBuf::from("(no manifest)"), &root, &options)?)
 }
 
+/// Problems of the manifest, which nobody wrote, as problems of what was named on the command line.
+pub(super) fn without_a_manifest(error: Error) -> Error {
+    let Error::Manifest(problems) = error else { return error };
+    let mut messages: Vec<String> = problems.0.into_iter().map(|problem| problem.message).collect();
+    messages.dedup();
+    let hint = "--model, --adapter and --data name what is read; `anneal doctor` tells what else may be missing";
+    Failure::user(messages.join("; ")).hint(hint).into()
+}
+
 /// The longest sequence of a model's folder.
 fn window(model: &Path) -> Option<u64> {
     let config: serde_json::Value = serde_json::from_slice(&std::fs::read(model.join("config.json")).ok()?).ok()?;
