@@ -2,6 +2,7 @@
 //! adapter is merged, and whether keys and values come from a cache.
 use crate::project::Project;
 use anneal_ops::{Cpu, Grads, OpTape, act_to_vec};
+use anneal_stages::data::token_set::{Split, TokenSet};
 use anneal_stages::llama::adapter::Adapter;
 use anneal_stages::llama::init::initial_values;
 use anneal_stages::llama::weights::tensor_shapes;
@@ -182,4 +183,40 @@ fn consolidated_models_answer_as_their_parts_do() {
     assert!(base.iter().zip(&unmerged).any(|(a, b)| (a - b).abs() > 1e-3), "the adapter changes something");
     // A checkpoint is consolidated without arithmetic, so bit for bit.
     assert_eq!(logits(&open(&dir("tuned"))), logits(&open(&dir("fft"))));
+}
+
+/// The first step of a training on all examples at once, before anything changed: its loss is that of the base.
+#[test]
+fn the_loss_is_that_of_the_answers_or_of_every_token() {
+    let project = Project::new();
+    let all = "lora.batch_size=1000";
+    let args = ["tiny.toml", "--only", "lora", "--set", all, "--set", "lora.max_steps=1", "--set", "lora.dropout=0"];
+    let told = |more: &[&str]| {
+        let outcome = project.anneal(&[&["run", "--json"], &args[..], more].concat());
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let events: Vec<Value> = outcome.events().iter().map(|line| line["event"].clone()).collect();
+        let of = |kind: &str| events.iter().find(|event| event["type"] == kind).unwrap().clone();
+        (of("step"), of("eval-loss")["loss"].as_f64().unwrap())
+    };
+    let (answers, eval_before) = told(&[]);
+    let (every, eval_after) = told(&["--set", "lora.completion_only_loss=false"]);
+
+    let set = TokenSet::read(&project.artifact("tiny", "tokens"), Split::Train).unwrap().unwrap();
+    let model = open(&project.artifact("tiny", "base"));
+    let mean = |labels: &dyn Fn(usize) -> Vec<u8>| {
+        let labels: Vec<Vec<u8>> = (0..set.len()).map(labels).collect();
+        let batch = Batch::pack((0..set.len()).map(|i| (set.example(i).0, &labels[i][..]))).unwrap();
+        let (loss, _) = model.loss(&batch, 1.0, OpTape::default(), None).unwrap();
+        (loss.sum / batch.rows.len() as f64, batch.rows.len() as u64)
+    };
+    for (step, (loss, labelled)) in
+        [(&answers, mean(&|i| set.example(i).1.to_vec())), (&every, mean(&|i| vec![1; set.example(i).0.len()]))]
+    {
+        assert_eq!(step["labelled_tokens"].as_u64(), Some(labelled));
+        let told = step["loss"].as_f64().unwrap();
+        assert!((told - loss).abs() <= 1e-5 * loss, "{told} {loss}");
+    }
+    assert_eq!(every["labelled_tokens"].as_u64(), Some((set.ids.len() - set.len()) as u64));
+    // What was learnt differs; what is measured is the answers' loss in both.
+    assert!(eval_before != eval_after && (eval_before - eval_after).abs() < 0.05 * eval_before);
 }

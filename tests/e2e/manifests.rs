@@ -83,7 +83,7 @@ fn batch_sizes_are_swept_on_the_tiny_model() {
 #[test]
 fn what_saves_memory_saves_memory_on_the_tiny_model() {
     let rows = swept("ablate-memory.toml", &["lora", "lora_accumulated", "fft", "fft_accumulated"]);
-    assert_eq!(rows.len(), 16);
+    assert_eq!(rows.len(), 18);
     for trainer in ["lora", "fft"] {
         let with = |key: &str, value: &str| {
             let found = rows.iter().find(|(setting, _)| setting[format!("{trainer}.{key}")] == value);

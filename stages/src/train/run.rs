@@ -168,8 +168,14 @@ impl<B: Backend> Run<'_, '_, B> {
         if let Some(limit) = self.recipe.batch_tokens {
             window = cut_by_tokens(&window.concat(), limit, |example| self.train.example(example as usize).0.len());
         }
+        let longest = window.iter().flatten().map(|i| self.train.example(*i as usize).0.len()).max().unwrap_or(0);
+        let every = vec![1; if self.recipe.completion_only_loss { 0 } else { longest }];
+        let labels = |i: &u32| {
+            let (ids, answers) = self.train.example(*i as usize);
+            (ids, if self.recipe.completion_only_loss { answers } else { every.get(..ids.len()).unwrap_or_default() })
+        };
         for examples in window {
-            let batch = Batch::pack(examples.iter().map(|i| self.train.example(*i as usize)))?;
+            let batch = Batch::pack(examples.iter().map(labels))?;
             batches.push(MicroBatch { examples, batch });
         }
         let labelled = batches.iter().map(|micro| micro.batch.rows.len()).sum::<usize>();
