@@ -10,19 +10,28 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
 };
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{IoSlice, Write};
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Time between two looks at a lease that somebody else holds: far below any stage worth a lease, far above the cost
 /// of a look (microseconds).
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// Lock that stands for every artifact as long as it is an empty file: nobody removed any so far.
+/// Lock that stands for every artifact until somebody removes one. What it stands for is told by the file's length, which
+/// a full disk does not keep from growing.
 const TREES: &str = "trees.lock";
+/// Nobody removed any so far: a share in this file is one in all.
+const UNTOUCHED: u64 = 0;
+/// Somebody is about to: who publishes takes a share in the artifact's own lock.
+const TOLD: u64 = 1;
+/// And nobody has a share in all of them any more.
+const REMOVING: u64 = 2;
+/// How long the first to remove waits for those who publish; they are done when a record is on the disk.
+const DRAINED: Duration = Duration::from_secs(1);
 
 /// Cores that this process may use.
 pub fn cores() -> usize {
@@ -62,6 +71,10 @@ impl Lease {
         }
         Ok(Stdio::from(theirs))
     }
+}
+
+fn length(path: &Path, file: &File) -> Result<u64, Failure> {
+    file.metadata().map(|meta| meta.len()).map_err(|e| Failure::io("read", path, &e))
 }
 
 fn no_locks(path: &Path, error: &std::io::Error) -> Failure {
@@ -114,25 +127,32 @@ impl Leases {
     pub fn share_new_tree(&self, output: &Digest) -> Result<Lease, Failure> {
         let (path, file) = self.open(TREES)?;
         file.lock_shared().map_err(|e| no_locks(&path, &e))?;
-        if file.metadata().map_err(|e| Failure::io("read", &path, &e))?.len() == 0 {
+        if length(&path, &file)? == UNTOUCHED {
             return Ok(Lease(file));
         }
         drop(file);
         self.share_tree(output)
     }
 
-    /// An artifact for oneself, to remove its files, unless somebody has a share in it. Where none was ever removed, waits
-    /// for those who publish now to be done with it.
+    /// An artifact for oneself, to remove its files, unless somebody has a share in it, or does not stop publishing into a
+    /// store where none was ever removed.
     ///
     /// # Errors
     /// As [`Leases::try_key`].
     pub fn try_tree(&self, output: &Digest) -> Result<Option<Lease>, Failure> {
-        let (path, mut file) = self.open(TREES)?;
-        let failed = |e: std::io::Error| Failure::io("write", &path, &e);
-        if file.metadata().map_err(failed)?.len() == 0 {
-            file.lock().map_err(|e| no_locks(&path, &e))?;
-            // From now on all take a share in what they publish.
-            file.write_all(b"files of artifacts are removed here\n").map_err(failed)?;
+        let (path, file) = self.open(TREES)?;
+        let set = |length| file.set_len(length).map_err(|e| Failure::io("write", &path, &e));
+        let begun = Instant::now();
+        while length(&path, &file)? != REMOVING {
+            // From now on all take a share in what they publish; those who did not are waited for.
+            set(TOLD)?;
+            match file.try_lock() {
+                // Two may come here, one after the other.
+                Ok(()) => set(REMOVING)?,
+                Err(TryLockError::WouldBlock) if begun.elapsed() > DRAINED => return Ok(None),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(PATIENCE),
+                Err(TryLockError::Error(e)) => return Err(no_locks(&path, &e)),
+            }
         }
         drop(file);
         self.attempt(&format!("tree-{output}.lock"))
@@ -213,16 +233,21 @@ mod tests {
         let names = || std::fs::read_dir(dir.path()).unwrap().count();
         let publishing = leases.share_new_tree(&tree).unwrap();
         assert_eq!(names(), 1, "no file of its own");
-        let (leases, removing) = (&leases, std::sync::atomic::AtomicBool::new(false));
+        let begun = Instant::now();
+        assert!(leases.try_tree(&tree).unwrap().is_none());
+        assert!(begun.elapsed() >= DRAINED);
+        // Who comes now has a lock of its own, and is not waited for.
+        let later = leases.share_new_tree(&Digest::of(b"later")).unwrap();
+        assert_eq!(names(), 2);
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                assert!(leases.try_tree(&tree).unwrap().is_some());
-                removing.store(true, std::sync::atomic::Ordering::SeqCst);
-            });
+            let removed = scope.spawn(|| leases.try_tree(&tree).unwrap().is_some());
             std::thread::sleep(Duration::from_millis(50));
-            assert!(!removing.load(std::sync::atomic::Ordering::SeqCst));
+            assert!(!removed.is_finished());
             drop(publishing);
+            assert!(removed.join().unwrap());
         });
+        assert!(leases.try_tree(&Digest::of(b"later")).unwrap().is_none());
+        drop(later);
         // Then each has a lock of its own.
         let publishing = leases.share_new_tree(&tree).unwrap();
         assert!(leases.try_tree(&tree).unwrap().is_none());

@@ -130,7 +130,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
     let jobs = options.jobs.unwrap_or(cores).max(1);
     let (send, receive) = channel();
     let slots = Slots::open(&options.slots, &store.slots_folder(), cores.max(jobs), options.host.gpus.clone());
-    let leftovers = Arc::new(Leftovers::new(Arc::clone(&store)));
+    let leftovers = Arc::<Leftovers>::default();
     let store_too = Arc::clone(&store);
     let tasks =
         Tasks { pipeline, store: store_too, options, send, slots, jobs, cores, recording: &recording, leftovers };

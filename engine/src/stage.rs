@@ -158,7 +158,7 @@ pub const OUT_VARIABLE: &str = "ANNEAL_OUT";
 pub struct Launch<'a> {
     /// Folder that relative paths of the manifest start from; absolute.
     pub root: &'a Path,
-    /// The folder that [`StageContext::out`] lies in: whatever is put there goes with the execution.
+    /// A path beside [`StageContext::out`] where nothing lies yet: whatever is put there goes with the execution.
     pub scratch: &'a Path,
     /// File to append what the programs say to; it may not exist yet.
     pub log: &'a Path,

@@ -116,7 +116,7 @@ impl Stage for RunCommand {
     fn run(&self, context: &mut StageContext<'_>) -> Result<(), Failure> {
         let params: CommandParams = context.params()?;
         let work = context.launch.scratch.join("work");
-        std::fs::create_dir(&work).map_err(|e| Failure::io("create", &work, &e))?;
+        std::fs::create_dir_all(&work).map_err(|e| Failure::io("create", &work, &e))?;
         files::lay(&work, context.sources)?;
         let places = Places {
             out: context.out,

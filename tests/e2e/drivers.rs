@@ -95,6 +95,59 @@ fn files_that_another_driver_needed_and_removed_meanwhile_are_not_made_again() {
 }
 
 #[test]
+fn a_stage_of_the_same_key_as_one_that_is_not_made_again_after_all_goes_on() {
+    let stage = |name: &str, inputs: &str, keep: &str, script: &str| {
+        let says = if inputs.is_empty() { "same" } else { inputs.split(' ').next().unwrap() };
+        format!(
+            "[stages.{name}]\nkind = \"command\"\n{keep}inputs = {{ {inputs} }}\n\
+             command = [\"sh\", \"-c\", '''echo {says} > \"$ANNEAL_OUT/out\"; {script}''']\n\n"
+        )
+    };
+    let metrics = "keep = \"metrics\"\n";
+    // `late` has the key of `early`, and that is found out later.
+    let hold = "while [ -e \"$ANNEAL_ROOT/hold\" ]; do sleep 0.01; done";
+    let stages = stage("p", "", "", "true")
+        + &stage("q", "", "", hold)
+        + &stage("early", "i = \"p\"", metrics, "true")
+        + &stage("late", "i = \"q\"", metrics, "true")
+        + &stage("c", "x = \"early\"", "", "true")
+        + &stage("d", "x = \"late\"", "", "echo d >> \"$ANNEAL_ROOT/log\"");
+    let project = project(&stages);
+    project.run(&["s.toml"]);
+    let plan = project.anneal(&["plan", "--json", "s.toml"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
+    let key = |name: &str| {
+        let stage = plan["stages"].as_array().unwrap().iter().find(|stage| stage["name"] == name).unwrap();
+        stage["key"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(key("early"), key("late"));
+    let record = |name: &str| project.path(&format!("outputs/objects-v1/records/{}.json", key(name)));
+    let of_c = std::fs::read(record("c")).unwrap();
+    ["c", "d", "q"].iter().for_each(|name| std::fs::remove_file(record(name)).unwrap());
+    let lock = project.path(&format!("outputs/objects-v1/locks/{}.lock", key("early")));
+    let lock = std::fs::File::open(lock).unwrap();
+    lock.lock().unwrap();
+    std::fs::remove_file(project.path("log")).unwrap();
+    project.write("hold", "");
+
+    // Files of `early` are needed for `c`, and somebody else makes them; then `late` waits for that too.
+    let mut driver = start(&project, &[]);
+    let mut told = BufReader::new(driver.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(told.any(|line| line.contains("\"stage-waiting\"")));
+    std::fs::remove_file(project.path("hold")).unwrap();
+    assert!(told.any(|line| line.contains("\"stage-finished\"")), "q");
+    std::thread::sleep(Duration::from_millis(100));
+    // Somebody else makes `c`, and lets go.
+    std::fs::write(project.path("record"), of_c).unwrap();
+    std::fs::rename(project.path("record"), record("c")).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    drop(lock);
+    let rest: Vec<String> = told.collect();
+    assert_eq!(driver.wait().unwrap().code(), Some(0), "{rest:?}");
+    assert_eq!(lines(&project), ["d"], "{rest:?}");
+}
+
+#[test]
 fn a_driver_that_is_killed_leaves_its_work_to_the_others() {
     // In workers, which outlive their driver.
     let work =

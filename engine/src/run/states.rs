@@ -143,7 +143,7 @@ pub(super) struct Board<'a> {
     /// Stages that ran out of memory.
     out_of_memory: Vec<StageId>,
     hashing: usize,
-    running: usize,
+    running: BTreeSet<StageId>,
     first_failed: Option<String>,
     /// Nothing new begins.
     closed: bool,
@@ -179,7 +179,7 @@ impl<'a> Board<'a> {
             wanted: BTreeSet::new(),
             selected: selected.clone(),
             hashing: 0,
-            running: 0,
+            running: BTreeSet::new(),
             first_failed: None,
             closed: false,
             warned: false,
@@ -242,7 +242,7 @@ impl<'a> Board<'a> {
 
     /// How many stages execute now.
     pub(super) fn running(&self) -> usize {
-        self.running
+        self.running.len()
     }
 
     /// A stage failed.
@@ -254,7 +254,7 @@ impl<'a> Board<'a> {
     pub(super) fn idle(&self) -> bool {
         // Nobody waits for digests that nobody will use.
         let nothing_to_come = self.closed || (self.hashing == 0 && self.ready.is_empty());
-        self.running == 0 && self.wanted.is_empty() && nothing_to_come
+        self.running.is_empty() && self.wanted.is_empty() && nothing_to_come
     }
 
     /// What a stage needs to execute, if it is still to be executed.
@@ -336,6 +336,10 @@ impl<'a> Board<'a> {
             State::Failed(failure, took) => Outcome::Failed(failure.clone(), *took),
             State::Skipped(because) => Outcome::Skipped { because: because.clone() },
             State::Running(..) => Outcome::Interrupted,
+            State::Following if !self.closed => {
+                let message = "it waited for a stage of the same key, which ended without it";
+                Outcome::Failed(Failure::bug(message), Took::default())
+            }
             State::Blocked | State::Ready | State::Hashing | State::Wanted(..) | State::Following => {
                 Outcome::NotStarted
             }

@@ -183,7 +183,7 @@ impl Tasks<'_> {
                 let emit = |event| (*watch.borrow_mut())(stamped(Some(&job.stage), event));
                 let adopt = |group| live.adopt(group);
                 let result = execute(&job, &*kind, &store, Some(&adopt), &emit, &|| stop.requested());
-                leftovers.take(&job.folder);
+                leftovers.take(job.folder);
                 result.map_err(|failure| Lost { log: last_words(&job.log), ..Lost::of(failure) })
             };
             let seconds = clock.elapsed().as_secs_f64();
@@ -207,7 +207,7 @@ impl Tasks<'_> {
             key: pending.keyed.key,
             document: pending.keyed.document,
             outputs: self.store.outputs().to_owned(),
-            folder: self.leftovers.workspace(&pending.keyed.key)?,
+            folder: self.store.workspace(&pending.keyed.key)?,
             keep: node.options.keep,
             memory_limit_mib: node.options.memory_limit_mib,
             root: pending.root,

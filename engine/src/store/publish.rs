@@ -63,24 +63,13 @@ impl Store {
     /// # Errors
     /// The disk's.
     pub fn workspace(&self, key: &Digest) -> Result<PathBuf, Failure> {
-        self.workspace_from(key, None)
-    }
-
-    /// As [`Store::workspace`], of an empty folder in `tmp/` that is no longer needed, if there is one.
-    pub(crate) fn workspace_from(&self, key: &Digest, spare: Option<&Path>) -> Result<PathBuf, Failure> {
-        let folder = self.unused(key);
+        let folder = self.base.join("tmp").join(format!("{key}-{}", super::unique()));
         let out = folder.join("out");
-        let reused = || spare.is_some_and(|spare| std::fs::rename(spare, &folder).is_ok());
         pass("workspace-make")
-            .and_then(|()| if reused() { std::fs::create_dir(&out) } else { std::fs::create_dir_all(&out) })
+            .and_then(|()| std::fs::create_dir_all(&out))
             .and_then(|()| pass("workspace-made"))
             .map_err(|e| Failure::io("create", &out, &e))?;
         Ok(folder)
-    }
-
-    /// A path in `tmp/` that nobody else uses. What is made there is left alone as long as somebody holds the key's lease.
-    pub(crate) fn unused(&self, key: &Digest) -> PathBuf {
-        self.base.join("tmp").join(format!("{key}-{}", super::unique()))
     }
 
     /// Publishes a result. The caller holds the key's lease, and removes the draft's folder afterwards.
@@ -253,7 +242,8 @@ fn finish_file(path: &Path) -> std::io::Result<(Digest, u64)> {
 
 fn write_record(record: &Record, fresh: &Path, path: &Path) -> std::io::Result<()> {
     pass("record-create")?;
-    let mut file = std::fs::File::create(fresh)?;
+    // A program of the stage may have put something there, such as a link to a file of the user's.
+    let mut file = std::fs::File::create_new(fresh)?;
     let mut text = serde_json::to_vec_pretty(record)?;
     text.push(b'\n');
     file.write_all(&text)?;

@@ -38,7 +38,7 @@ pub(crate) fn execute(
         sources: &sources,
         out: &job.folder.join("out"),
         checkpoints: &checkpoints,
-        launch: Launch { root: &job.root, scratch: &job.folder, log: &job.log, adopt },
+        launch: Launch { root: &job.root, scratch: &job.folder.join("scratch"), log: &job.log, adopt },
         emit,
         stop,
         programs_mib: Cell::new(None),

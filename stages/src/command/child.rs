@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// How long the wish to stop may go unseen.
 const TICK: Duration = Duration::from_millis(20);
-/// How long to wait for the rest of what an ended program said: somebody may still hold its outputs.
+/// How long to wait for the rest of what an ended program said: somebody may still hold its standard output.
 const REST: Duration = Duration::from_secs(1);
 /// How often to try to start a file that somebody still writes to.
 const BUSY: u32 = 50;
@@ -38,7 +38,7 @@ pub(super) struct Ended {
 
 enum Message {
     Metric(Vec<u8>),
-    /// Nobody writes to its outputs any more.
+    /// Nobody writes to its standard output any more.
     Closed,
     Exited,
 }
@@ -60,15 +60,20 @@ pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Dura
         adopt(Some(child.id()));
     }
     let (send, receive) = channel();
-    if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
+    let mut listener = None;
+    if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take())
+        && let Ok((enough, says_enough)) = std::io::pipe()
+    {
         let (send, log) = (send.clone(), context.launch.log.to_owned());
-        let listener = std::thread::Builder::new().name("listen".to_owned());
-        // Without a thread to spare the program would wait for a reader for ever; its pipes are closed instead.
-        let _ = listener.spawn(move || {
+        // Without a thread or a pipe to spare the program would wait for a reader for ever; its own pipes are closed instead.
+        let thread = std::thread::Builder::new().name("listen".to_owned()).spawn(move || {
             // A receiver that is gone listens no more.
-            listen(stdout, stderr, log, |line| drop(send.send(Message::Metric(line.to_vec()))));
-            let _ = send.send(Message::Closed);
+            let metric = |line: Option<&[u8]>| {
+                drop(send.send(line.map_or(Message::Closed, |line| Message::Metric(line.to_vec()))));
+            };
+            listen(stdout, stderr, enough, log, metric);
         });
+        listener = thread.ok().map(|thread| (thread, says_enough));
     }
     let waiter = std::thread::Builder::new().name("wait".to_owned()).spawn(move || {
         wait(pid);
@@ -113,6 +118,16 @@ pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Dura
     if let Ok(waiter) = waiter {
         // It does not panic; if it did, the next lines would wait instead.
         let _ = waiter.join();
+    }
+    // What it said until now is all in the log then; what others say who outlive it is nobody's any more.
+    if let Some((thread, says_enough)) = listener {
+        drop(says_enough);
+        let _ = thread.join();
+        receive.try_iter().for_each(|message| {
+            if let Message::Metric(line) = message {
+                metrics.take(&line);
+            }
+        });
     }
     if let Some(adopt) = context.launch.adopt {
         adopt(None);

@@ -1,51 +1,85 @@
-//! Listens to a program: what it says on both its outputs goes into the log, in the order in which it comes, and lines of
-//! its standard output that tell metrics are sent on.
+//! Listens to a program: what it says on both its outputs goes into the log, about in the order in which it comes, and
+//! lines of its standard output that tell metrics are sent on.
 //!
 //! The log is made with the first word: most programs say nothing, and hundreds of empty files would hide the others.
 //! Unaware of processes.
 use super::metrics::{LONGEST, is_metric};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-/// Copies both outputs into the log until nobody writes to them any more, and tells lines of the first that mean a metric.
-pub(super) fn listen(stdout: impl Read + AsFd, stderr: impl Read + AsFd, log: PathBuf, mut metric: impl FnMut(&[u8])) {
+/// What is still read of what others go on saying after it was enough.
+const MOST: usize = 1 << 20;
+
+/// Copies both outputs into the log until nobody writes to them any more; once the other end of `enough` is closed, only
+/// what is there. Tells lines of the first that mean a metric, and `None` when nobody writes to the first any more.
+pub(super) fn listen(
+    stdout: impl Read + AsFd,
+    stderr: impl Read + AsFd,
+    enough: impl AsFd,
+    log: PathBuf,
+    mut metric: impl FnMut(Option<&[u8]>),
+) {
     let (mut stdout, mut stderr) = (Some(stdout), Some(stderr));
     let (mut buffer, mut log, mut lines) = (vec![0; 16 << 10], Log::Unmade(log), Lines::default());
+    let (mut ending, mut rest) = (false, MOST);
     while stdout.is_some() || stderr.is_some() {
-        let (said, warned) = match ready(stdout.as_ref(), stderr.as_ref()) {
+        let ready = match ready(stdout.as_ref(), stderr.as_ref(), (!ending).then_some(&enough)) {
             Ok(ready) => ready,
             Err(Errno::INTR) => continue,
             // Neither is read any further; the program finds its pipes closed.
             Err(_) => break,
         };
-        if said {
+        if ready.stdout {
             match read(&mut stdout, &mut buffer) {
                 Some(bytes) => {
+                    rest -= if ending { bytes.len().min(rest) } else { 0 };
                     log.write(bytes);
-                    lines.take(bytes, &mut metric);
+                    lines.take(bytes, &mut |line| metric(Some(line)));
                 }
-                None => lines.end(&mut metric),
+                None => {
+                    lines.end(&mut |line| metric(Some(line)));
+                    metric(None);
+                }
             }
         }
-        if warned && let Some(bytes) = read(&mut stderr, &mut buffer) {
+        if ready.stderr
+            && let Some(bytes) = read(&mut stderr, &mut buffer)
+        {
+            rest -= if ending { bytes.len().min(rest) } else { 0 };
             log.write(bytes);
         }
+        if ending && (rest == 0 || !(ready.stdout || ready.stderr)) {
+            break;
+        }
+        ending |= ready.enough;
+    }
+    if stdout.is_some() {
+        lines.end(&mut |line| metric(Some(line)));
     }
 }
 
-/// Waits until one of them has something to say, or ends; says which.
-fn ready(stdout: Option<&impl AsFd>, stderr: Option<&impl AsFd>) -> Result<(bool, bool), Errno> {
-    let mut waiting = Vec::with_capacity(2);
+/// What can be read, or has ended.
+struct Ready {
+    stdout: bool,
+    stderr: bool,
+    enough: bool,
+}
+
+/// Waits until there is something, but once it is enough only looks.
+fn ready(stdout: Option<&impl AsFd>, stderr: Option<&impl AsFd>, enough: Option<&impl AsFd>) -> Result<Ready, Errno> {
+    let mut waiting = Vec::with_capacity(3);
     waiting.extend(stdout.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
     waiting.extend(stderr.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-    poll(&mut waiting, None)?;
+    waiting.extend(enough.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+    let now = Timespec::default();
+    poll(&mut waiting, if enough.is_some() { None } else { Some(&now) })?;
     let mut ready = waiting.iter().map(|pipe| !pipe.revents().is_empty());
-    let said = stdout.is_some() && ready.next() == Some(true);
-    Ok((said, stderr.is_some() && ready.next() == Some(true)))
+    let mut next = |there: bool| there && ready.next() == Some(true);
+    Ok(Ready { stdout: next(stdout.is_some()), stderr: next(stderr.is_some()), enough: next(enough.is_some()) })
 }
 
 /// What one of them says, possibly nothing; `None` at its end, after which it is not asked again.
@@ -113,45 +147,66 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::{Command, Stdio};
+
+    /// What a script was heard to tell, with `None` where its standard output ended. `enough` is said when it ended.
+    fn heard(script: &str, log: &std::path::Path) -> Vec<Option<String>> {
+        let mut command = Command::new("sh");
+        let mut child = command.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let (enough, says_enough) = std::io::pipe().unwrap();
+        let (mut heard, log) = (Vec::new(), log.to_owned());
+        std::thread::scope(|scope| {
+            let listener = scope.spawn(|| {
+                let told = |line: Option<&[u8]>| heard.push(line.map(|line| String::from_utf8(line.to_vec()).unwrap()));
+                listen(stdout, stderr, enough, log, told);
+            });
+            child.wait().unwrap();
+            drop(says_enough);
+            listener.join().unwrap();
+        });
+        heard
+    }
+
+    fn told(lines: &[&str]) -> Vec<Option<String>> {
+        lines.iter().map(|line| Some((*line).to_owned())).chain([None]).collect()
+    }
 
     #[test]
     fn both_outputs_are_logged_and_one_tells_metrics() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let heard = |script: &str| {
-            let mut command = std::process::Command::new("sh");
-            command.args(["-c", script]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-            let mut child = command.spawn().unwrap();
-            let mut heard = Vec::new();
-            let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-            listen(stdout, stderr, log.clone(), |line| heard.push(String::from_utf8(line.to_vec()).unwrap()));
-            child.wait().unwrap();
-            heard
-        };
-        assert!(heard("true").is_empty() && !log.exists());
+        assert_eq!(heard("true", &log), [None]);
+        assert!(!log.exists());
         let script = "echo one; sleep 0.05; echo 'anneal: metric a 1' >&2; sleep 0.05; echo 'anneal: metric b 2'; \
                       exec 2>&-; sleep 0.05; printf 'anneal: metric c 3'";
-        assert_eq!(heard(script), ["anneal: metric b 2", "anneal: metric c 3"]);
+        assert_eq!(heard(script, &log), told(&["anneal: metric b 2", "anneal: metric c 3"]));
         let expected = "one\nanneal: metric a 1\nanneal: metric b 2\nanneal: metric c 3";
         assert_eq!(std::fs::read_to_string(&log).unwrap(), expected);
         // What is there stays, and a line without end does not fill the memory.
         let long =
             "i=0; while [ $i -lt 2000 ]; do printf 0123456789; i=$((i+1)); done; echo; echo 'anneal: metric d 4'";
-        assert_eq!(heard(long), ["anneal: metric d 4"]);
+        assert_eq!(heard(long, &log), told(&["anneal: metric d 4"]));
         assert_eq!(std::fs::metadata(&log).unwrap().len() as usize, expected.len() + 20_001 + 19);
+    }
+
+    #[test]
+    fn nobody_is_waited_for_who_holds_the_outputs_when_it_is_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let begun = std::time::Instant::now();
+        let log = dir.path().join("log");
+        // One that is silent, and one that never stops.
+        let found =
+            heard("sleep 20 & (while :; do echo more; done) >&2 & echo 'anneal: metric a 1'; echo err >&2", &log);
+        assert_eq!(found, [Some("anneal: metric a 1".to_owned())]);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10));
+        assert!(std::fs::read_to_string(&log).unwrap().contains("err\n"));
     }
 
     #[test]
     fn a_program_is_heard_out_without_a_log() {
         let dir = tempfile::tempdir().unwrap();
-        let mut command = std::process::Command::new("sh");
-        command.args(["-c", "echo lost; echo 'anneal: metric a 1'"]);
-        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut heard = 0;
-        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        listen(stdout, stderr, dir.path().join("no/folder"), |_| heard += 1);
-        assert!(child.wait().unwrap().success());
-        assert_eq!(heard, 1);
+        let found = heard("echo lost; echo 'anneal: metric a 1'", &dir.path().join("no/folder"));
+        assert_eq!(found, told(&["anneal: metric a 1"]));
     }
 }

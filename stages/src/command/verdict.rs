@@ -73,7 +73,7 @@ fn last_words(log: &Path, said: &[String]) -> String {
     let lines: Vec<&String> = said.iter().filter(|line| !line.trim().is_empty()).collect();
     let shown = lines.get(lines.len().saturating_sub(SHOWN)..).unwrap_or_default();
     if shown.is_empty() {
-        return format!("it said nothing; {} is empty", log.display());
+        return "it said nothing".to_owned();
     }
     let shown: String = shown.iter().map(|line| format!("\n    {}", short(line))).collect();
     format!("the end of {}:{shown}", log.display())

@@ -28,8 +28,7 @@ impl Board<'_> {
         let keyed = keyed(self.pipeline, id, &outputs, &sources);
         let key = keyed.key;
         self.keys[id.index()] = Some(key);
-        let again = self.remaking.contains(&id);
-        if let Some(leader) = self.leaders.get(&key).copied().filter(|leader| *leader != id && !again) {
+        if let Some(leader) = self.leader(id, key) {
             match &self.states[leader.index()] {
                 State::Done(record, _) => {
                     let record = Arc::clone(record);
@@ -67,6 +66,13 @@ impl Board<'_> {
         let root = self.pipeline.root.clone();
         let pending = Pending { keyed, sources, seed, numerics, root, reasons };
         self.states[id.index()] = State::Wanted(Box::new(pending), false);
+    }
+
+    /// The other stage of this key whose result, whatever it will be, is that of this one too.
+    fn leader(&self, id: StageId, key: Digest) -> Option<StageId> {
+        let leader = *self.leaders.get(&key).filter(|leader| **leader != id && !self.remaking.contains(&id))?;
+        // It may have ended without its files, which this one is to keep.
+        (!self.bare.contains(&leader) || !self.node(id).options.keep.is_all()).then_some(leader)
     }
 
     /// Looks a key up. If the store knows what comes of it, settles the stage and returns nothing.
@@ -133,7 +139,7 @@ impl Board<'_> {
         let state = std::mem::replace(&mut self.states[id.index()], State::Blocked);
         if let State::Wanted(pending, _) = state {
             self.unwant(id);
-            self.running += 1;
+            self.running.insert(id);
             self.states[id.index()] = State::Running(pending, live);
         }
     }
@@ -150,7 +156,7 @@ impl Board<'_> {
     pub(in crate::run) fn ended(&mut self, id: StageId, ended: Ended) {
         self.unwant(id);
         let state = std::mem::replace(&mut self.states[id.index()], State::Blocked);
-        self.running -= usize::from(matches!(state, State::Running(..)));
+        self.running.remove(&id);
         let Ended { result, seconds, last_step } = ended;
         match result {
             Ok(record) => {

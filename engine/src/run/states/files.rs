@@ -52,6 +52,18 @@ impl Board<'_> {
         true
     }
 
+    /// A stage is not made again after all: its files were needed, and are no longer.
+    fn as_it_was(&mut self, id: StageId, record: Arc<Record>) {
+        self.unwant(id);
+        self.bare.insert(id);
+        // Whoever waited for it may want the files.
+        for follower in self.followers.remove(&id).unwrap_or_default() {
+            self.states[follower.index()] = State::Ready;
+            self.ready.insert(follower);
+        }
+        self.done(id, record, false);
+    }
+
     /// What waited for a stage's files can go on.
     pub(super) fn files_are_back(&mut self, id: StageId) {
         for next in self.pipeline.dependents(id) {
@@ -78,19 +90,19 @@ impl Board<'_> {
             }
             let needed = if self.remaking.contains(&next) {
                 self.still_needed(next)
-            } else {
+            } else if matches!(self.states[next.index()], State::Blocked) {
                 let key = self.keys[next.index()].filter(|_| !self.forced.contains(&next));
                 key.is_none_or(|key| self.look_up(next, key).is_some())
+            } else {
+                // A stage that it needs too failed.
+                false
             };
             if needed {
                 return true;
             }
             self.held.remove(&next);
         }
-        self.unwant(id);
-        self.remaking.remove(&id);
-        self.bare.insert(id);
-        self.states[id.index()] = State::Done(record, false);
+        self.as_it_was(id, record);
         false
     }
 
@@ -136,6 +148,11 @@ impl Board<'_> {
         if let Some(at) = equal.iter().position(needed) {
             // The next look finds it first.
             self.removable.entry(record.output).and_modify(|equal| equal.swap(0, at));
+            return;
+        }
+        // One that has published already, and is about to be told of.
+        let equal = |id: &StageId| self.keys[id.index()].and_then(|key| self.store.brief(&key));
+        if self.running.iter().filter_map(equal).any(|other| other.output == record.output) {
             return;
         }
         match self.store.drop_files(&record) {
