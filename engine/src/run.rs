@@ -39,7 +39,8 @@ const TICK: Duration = Duration::from_millis(20);
 pub struct Options {
     /// The outputs folder.
     pub outputs: PathBuf,
-    /// Stages at once; `None`: as many as cores.
+    /// Stages that compute at once; `None`: as many as cores. One that runs in this process and has computed its result
+    /// leaves its place to another while the disk syncs it, unless this is 1.
     pub jobs: Option<usize>,
     /// Run only these stages and what they need; empty: all.
     pub only: Vec<String>,
@@ -261,6 +262,7 @@ fn handle(message: Message, board: &mut Board<'_>, tasks: &Tasks<'_>, emit: &dyn
             }
         }
         Message::Event(event) => emit(&event),
+        Message::Publishing(id) => board.publishing(id, tasks.jobs),
         Message::Ended(id, ended) => board.ended(id, *ended),
     }
 }

@@ -136,7 +136,7 @@ pub fn serve(job: &Path, registry: &Registry, out: impl Write + Send) -> u8 {
         }
         let stop = Stop::on_signals()?;
         let store = Store::open(&job.outputs)?;
-        let done = execute(&job, &**kind, &store, None, &|event| send(&job.stage, event), &|| stop.requested());
+        let done = execute(&job, &**kind, &store, None, &|event| send(&job.stage, event), &|| stop.requested(), &|| ());
         // Left behind, it would be swept by the next run.
         clear(&job.folder);
         done

@@ -271,7 +271,9 @@ proptest! {
                     let at: usize = name[1..].parse().unwrap();
                     prop_assert!(graph[at].1.iter().all(|from| done.contains_key(names[*from].as_str())));
                     running += usize::from(matches!(event.event, Event::StageStarted { .. }));
-                    prop_assert!(running <= jobs);
+                    // Beside those that compute, as many may be making their results durable.
+                    let most = if jobs > 1 { 2 * jobs } else { 1 };
+                    prop_assert!(running <= most);
                     if matches!(event.event, Event::StageCached { .. }) {
                         *done.entry(name).or_default() += 1;
                     }

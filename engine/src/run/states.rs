@@ -144,6 +144,8 @@ pub(super) struct Board<'a> {
     out_of_memory: Vec<StageId>,
     hashing: usize,
     running: BTreeSet<StageId>,
+    /// Those of them that have computed their result.
+    publishing: BTreeSet<StageId>,
     first_failed: Option<String>,
     /// Nothing new begins.
     closed: bool,
@@ -180,6 +182,7 @@ impl<'a> Board<'a> {
             selected: selected.clone(),
             hashing: 0,
             running: BTreeSet::new(),
+            publishing: BTreeSet::new(),
             first_failed: None,
             closed: false,
             warned: false,
@@ -240,9 +243,9 @@ impl<'a> Board<'a> {
         self.elsewhere.remove(&id);
     }
 
-    /// How many stages execute now.
+    /// How many stages compute now.
     pub(super) fn running(&self) -> usize {
-        self.running.len()
+        self.running.len() - self.publishing.len()
     }
 
     /// A stage failed.

@@ -15,7 +15,7 @@ use crate::slots::{Demand, Slots, Taken};
 use crate::store::Store;
 use crate::worker::{Job, Live, Lost, Setting, execute, last_words, stamped, supervise};
 use crate::{Failure, Source, StageInput};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
@@ -28,6 +28,8 @@ pub(super) enum Message {
     Started(StageId, u32),
     /// An event of a running stage.
     Event(Stamped),
+    /// A stage has computed its result, which is now made durable: another may have its slot.
+    Publishing(StageId),
     /// A stage ended.
     Ended(StageId, Box<Ended>),
 }
@@ -157,7 +159,8 @@ impl Tasks<'_> {
         // Where GPUs are handed out, a stage that got none sees none.
         let ids: Vec<&str> = gpus.iter().map(|gpu| gpu.id.as_str()).collect();
         let gpus = (!self.slots.gpus().is_empty()).then(|| ids.join(","));
-        let timeout = node.options.timeout;
+        // Somebody who asks for one stage at a time gets no other beside it.
+        let (timeout, several) = (node.options.timeout, self.jobs > 1);
         board.executing(id, live.clone());
         self.spawn(move || {
             let clock = Instant::now();
@@ -177,12 +180,19 @@ impl Tasks<'_> {
                 let leases = leases.into_iter().chain(slot).collect();
                 supervise(&job, leases, &store, &setting, &live, started, watch)
             } else {
-                let _held = (leases, slot);
+                let (_held, slot) = (leases, Cell::new(slot));
+                // A disk takes as long to sync a result as a short stage took to make it, and needs no core for that.
+                let computed = || {
+                    if several {
+                        drop(slot.take());
+                        tell(Message::Publishing(id));
+                    }
+                };
                 tell(Message::Started(id, std::process::id()));
                 let watch = RefCell::new(&mut watch);
                 let emit = |event| (*watch.borrow_mut())(stamped(Some(&job.stage), event));
                 let adopt = |group| live.adopt(group);
-                let result = execute(&job, &*kind, &store, Some(&adopt), &emit, &|| stop.requested());
+                let result = execute(&job, &*kind, &store, Some(&adopt), &emit, &|| stop.requested(), &computed);
                 leftovers.take(job.folder);
                 result.map_err(|failure| Lost { log: last_words(&job.log), ..Lost::of(failure) })
             };

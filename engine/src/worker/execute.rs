@@ -10,7 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Runs a stage and publishes what it made. The caller holds the lease of the key. `adopt`: see [`Launch::adopt`].
+/// Runs a stage and publishes what it made. The caller holds the lease of the key. `adopt`: see [`Launch::adopt`];
+/// `computed` is called when the stage itself is done, and its result is yet to be made durable.
 pub(crate) fn execute(
     job: &Job,
     kind: &dyn Stage,
@@ -18,6 +19,7 @@ pub(crate) fn execute(
     adopt: Option<&dyn Fn(Option<u32>)>,
     emit: &dyn Fn(Event),
     stop: &dyn Fn() -> bool,
+    computed: &dyn Fn(),
 ) -> Result<Arc<Record>, Failure> {
     let checkpoints = store.checkpoints(&job.key);
     // Somebody else's program knows nothing of it.
@@ -52,6 +54,7 @@ pub(crate) fn execute(
     let outcome = catch_unwind(AssertUnwindSafe(|| kind.run(&mut context)));
     let (seconds, peak_mib) = (clock.elapsed().as_secs_f64(), sampler.and_then(Sampler::finish));
     outcome.unwrap_or_else(|panic| Err(panicked(&job.stage, &*panic)))?;
+    computed();
     store.publish(Draft {
         key: job.key,
         document: job.document.clone(),

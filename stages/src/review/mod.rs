@@ -107,7 +107,7 @@ impl Samples {
         if let Some((sid, _)) = named().find(|(_, known)| *known == uid) {
             return Ok(sid);
         }
-        let begins: Vec<(u64, &str)> = named().filter(|(_, known)| known.starts_with(uid)).collect();
+        let begins: Vec<(u64, &str)> = named().filter(|(_, known)| known.starts_with(uid) && !uid.is_empty()).collect();
         match begins.as_slice() {
             [(sid, _)] => Ok(*sid),
             [] => Err(Failure::user(format!("no sample has the uid {uid}"))

@@ -23,6 +23,13 @@ const GPU_PEAK: &str = "gpu_peak_mib";
 const HOST_TITLE: &str = "host peak MiB";
 const GPU_TITLE: &str = "GPU peak MiB";
 
+/// Title of what an ablation changed.
+const CHANGED: &str = "changed";
+/// What a change costs or saves is told of these.
+const COMPARED: &[&str] = &["train_seconds", "tokens_per_second", "peak_mib", GPU_PEAK];
+/// Columns of words.
+const WORDS: &[&str] = &["state", CHANGED];
+
 /// Both tables, one below the other.
 pub(crate) fn both(report: &Report, look: Look) -> String {
     let stages = stages(report, look);
@@ -53,8 +60,13 @@ fn result_cells(report: &Report) -> Cells {
     let unfinished = report.results.iter().any(|row| row.status != StageState::Done);
     let mut head = vec!["result".to_owned()];
     let swept = !report.axes.is_empty();
+    let one_at_a_time = is_ablation(report);
     head.extend(swept.then(|| "cell".to_owned()));
-    head.extend(report.axes.iter().cloned());
+    if one_at_a_time {
+        head.push(CHANGED.to_owned());
+    } else {
+        head.extend(report.axes.iter().cloned());
+    }
     let gpu = report.columns.iter().any(|column| column.name == GPU_PEAK);
     // Beside the GPU's memory it must be clear that this is the host's.
     let title = |column: &Column| match &*column.name {
@@ -64,16 +76,43 @@ fn result_cells(report: &Report) -> Cells {
     head.extend(report.columns.iter().map(title));
     head.extend(unfinished.then(|| "state".to_owned()));
     let row = |row: &ResultRow| {
-        let value =
-            |column: &Column| row.values.get(&*column.name).map_or("-".to_owned(), |value| column.format.text(*value));
+        let as_it_is = one_at_a_time.then(|| as_it_is(report, row)).flatten();
+        let value = |column: &Column| {
+            let Some(value) = row.values.get(&*column.name) else { return "-".to_owned() };
+            let before =
+                as_it_is.filter(|_| COMPARED.contains(&&*column.name)).and_then(|row| row.values.get(&*column.name));
+            column.format.text(*value) + &before.map_or(String::new(), |before| more_or_less(*value, *before))
+        };
         let mut cells = vec![row.label.clone()];
         cells.extend(swept.then(|| row.cell.clone().unwrap_or_else(|| "-".to_owned())));
-        cells.extend(report.axes.iter().map(|axis| row.setting.get(axis).map_or("-".to_owned(), plain)));
+        if one_at_a_time {
+            let set = row.setting.iter().map(|(axis, value)| format!("{axis}={}", plain(value)));
+            cells.push(set.last().unwrap_or_else(|| "-".to_owned()));
+        } else {
+            cells.extend(report.axes.iter().map(|axis| row.setting.get(axis).map_or("-".to_owned(), plain)));
+        }
         cells.extend(report.columns.iter().map(value));
         cells.extend(unfinished.then(|| row.status.to_string()));
         cells
     };
     (head, report.results.iter().map(row).collect())
+}
+
+/// Whether one thing is changed at a time, of several.
+fn is_ablation(report: &Report) -> bool {
+    report.axes.len() > 1 && report.results.iter().all(|row| row.setting.len() <= 1)
+}
+
+/// The row of an ablation that a changed one is held against.
+fn as_it_is<'a>(report: &'a Report, row: &ResultRow) -> Option<&'a ResultRow> {
+    let same = |other: &&ResultRow| other.label == row.label && other.setting.is_empty();
+    report.results.iter().find(same).filter(|_| !row.setting.is_empty())
+}
+
+/// How much more or less a value is than another.
+fn more_or_less(value: f64, before: f64) -> String {
+    let percent = 100.0 * (value / before - 1.0);
+    if percent.is_finite() { format!(" ({percent:+.0} %)") } else { String::new() }
 }
 
 /// A swept value as people read it.
@@ -131,13 +170,14 @@ pub(crate) fn draw(head: Vec<String>, rows: Vec<Vec<String>>, numbers: usize, lo
     });
     let right = |(i, text): (usize, &String)| {
         let cell = Cell::new(safe(text));
-        if i >= numbers && text != "state" { cell.set_alignment(CellAlignment::Right) } else { cell }
+        if i >= numbers && !WORDS.contains(&text.as_str()) { cell.set_alignment(CellAlignment::Right) } else { cell }
     };
-    let words = head.iter().position(|title| title == "state").filter(|at| *at >= numbers);
+    let words: Vec<bool> =
+        head.iter().enumerate().map(|(i, title)| i >= numbers && WORDS.contains(&title.as_str())).collect();
     table.set_header(head.iter().enumerate().map(right).collect::<Vec<_>>());
     for row in &rows {
         let cell = |(i, text): (usize, &String)| {
-            if words == Some(i) { Cell::new(safe(text)) } else { right((i, text)) }
+            if words.get(i) == Some(&true) { Cell::new(safe(text)) } else { right((i, text)) }
         };
         table.add_row(row.iter().enumerate().map(cell).collect::<Vec<_>>());
     }

@@ -152,11 +152,19 @@ impl Board<'_> {
         }
     }
 
+    /// It has computed its result. No more than `most` are passed over for others: a slow disk is waited for.
+    pub(in crate::run) fn publishing(&mut self, id: StageId, most: usize) {
+        if self.running.contains(&id) && self.publishing.len() < most {
+            self.publishing.insert(id);
+        }
+    }
+
     /// Its execution ended.
     pub(in crate::run) fn ended(&mut self, id: StageId, ended: Ended) {
         self.unwant(id);
         let state = std::mem::replace(&mut self.states[id.index()], State::Blocked);
         self.running.remove(&id);
+        self.publishing.remove(&id);
         let Ended { result, seconds, last_step } = ended;
         match result {
             Ok(record) => {

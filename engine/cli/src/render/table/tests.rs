@@ -145,3 +145,26 @@ fn a_sweep_has_a_column_for_each_axis_and_names_its_best() {
     insta::assert_snapshot!(best(&report, "em", report.results.get(1)), @"best em: lora|<i> [00000001] batch_size=2 (train loss 0.3134, peak MiB 58,204, EM 41.25)");
     insta::assert_snapshot!(best(&report, "em", None), @"best em: no result that is done has one");
 }
+
+#[test]
+fn an_ablation_says_what_was_changed_and_what_came_of_it() {
+    let mut report = example();
+    report.axes = vec!["rank".to_owned(), "checkpointing".to_owned()];
+    let base = report.results.swap_remove(1);
+    report.results = vec![base.clone(), base.clone(), base];
+    report.results[1].setting.insert("rank".to_owned(), serde_json::json!(4));
+    report.results[1].values.insert("peak_mib".to_owned(), 43653.0);
+    report.results[2].setting.insert("checkpointing".to_owned(), serde_json::json!("full"));
+    report.results[2].values.remove("peak_mib");
+    report.results[2].status = StageState::Failed(Failure::new(FailureClass::Oom, "killed"));
+    insta::assert_snapshot!(results(&report, Look::Text), @r"
+     result     cell   changed              train loss         peak MiB      EM   state
+    ────────────────────────────────────────────────────────────────────────────────────
+     lora|<i>      -   -                        0.3134           58,204   41.25   done
+     lora|<i>      -   rank=4                   0.3134   43,653 (-25 %)   41.25   done
+     lora|<i>      -   checkpointing=full       0.3134                -   41.25   oom
+    ");
+    // Another setting beside the first, and each has its column again.
+    report.results[1].setting.insert("checkpointing".to_owned(), serde_json::json!("full"));
+    assert!(results(&report, Look::Text).contains("rank   checkpointing"));
+}
