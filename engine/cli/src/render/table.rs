@@ -86,8 +86,8 @@ fn result_cells(report: &Report) -> Cells {
         let mut cells = vec![row.label.clone()];
         cells.extend(swept.then(|| row.cell.clone().unwrap_or_else(|| "-".to_owned())));
         if one_at_a_time {
-            let set = row.setting.iter().map(|(axis, value)| format!("{axis}={}", plain(value)));
-            cells.push(set.last().unwrap_or_else(|| "-".to_owned()));
+            let set = row.setting.first_key_value();
+            cells.push(set.map_or("-".to_owned(), |(axis, value)| format!("{axis}={}", plain(value))));
         } else {
             cells.extend(report.axes.iter().map(|axis| row.setting.get(axis).map_or("-".to_owned(), plain)));
         }
