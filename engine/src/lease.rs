@@ -15,7 +15,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Time between two looks at a lease that somebody else holds: far below any stage worth a lease, far above the cost
 /// of a look (microseconds).
@@ -30,8 +30,6 @@ const UNTOUCHED: u64 = 0;
 const TOLD: u64 = 1;
 /// And nobody has a share in all of them any more.
 const REMOVING: u64 = 2;
-/// How long the first to remove waits for those who publish; they are done when a record is on the disk.
-const DRAINED: Duration = Duration::from_secs(1);
 
 /// Cores that this process may use.
 pub fn cores() -> usize {
@@ -134,23 +132,21 @@ impl Leases {
         self.share_tree(output)
     }
 
-    /// An artifact for oneself, to remove its files, unless somebody has a share in it, or does not stop publishing into a
-    /// store where none was ever removed.
+    /// An artifact for oneself, to remove its files, unless somebody has a share in it, or is publishing in a store where
+    /// none was ever removed: such are not waited for, and after them nobody takes a share in all any more.
     ///
     /// # Errors
     /// As [`Leases::try_key`].
     pub fn try_tree(&self, output: &Digest) -> Result<Option<Lease>, Failure> {
         let (path, file) = self.open(TREES)?;
         let set = |length| file.set_len(length).map_err(|e| Failure::io("write", &path, &e));
-        let begun = Instant::now();
-        while length(&path, &file)? != REMOVING {
-            // From now on all take a share in what they publish; those who did not are waited for.
+        if length(&path, &file)? != REMOVING {
+            // From now on all take a share in what they publish.
             set(TOLD)?;
             match file.try_lock() {
                 // Two may come here, one after the other.
                 Ok(()) => set(REMOVING)?,
-                Err(TryLockError::WouldBlock) if begun.elapsed() > DRAINED => return Ok(None),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(PATIENCE),
+                Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(e)) => return Err(no_locks(&path, &e)),
             }
         }
@@ -226,26 +222,20 @@ mod tests {
     }
 
     #[test]
-    fn the_first_to_remove_an_artifact_waits_for_all_who_publish() {
+    fn the_first_to_remove_an_artifact_comes_after_all_who_publish() {
         let dir = tempfile::tempdir().unwrap();
         let leases = Leases::new(dir.path().to_owned());
         let tree = Digest::of(b"tree");
         let names = || std::fs::read_dir(dir.path()).unwrap().count();
         let publishing = leases.share_new_tree(&tree).unwrap();
         assert_eq!(names(), 1, "no file of its own");
-        let begun = Instant::now();
         assert!(leases.try_tree(&tree).unwrap().is_none());
-        assert!(begun.elapsed() >= DRAINED);
         // Who comes now has a lock of its own, and is not waited for.
         let later = leases.share_new_tree(&Digest::of(b"later")).unwrap();
         assert_eq!(names(), 2);
-        std::thread::scope(|scope| {
-            let removed = scope.spawn(|| leases.try_tree(&tree).unwrap().is_some());
-            std::thread::sleep(Duration::from_millis(50));
-            assert!(!removed.is_finished());
-            drop(publishing);
-            assert!(removed.join().unwrap());
-        });
+        assert!(leases.try_tree(&tree).unwrap().is_none());
+        drop(publishing);
+        assert!(leases.try_tree(&tree).unwrap().is_some());
         assert!(leases.try_tree(&Digest::of(b"later")).unwrap().is_none());
         drop(later);
         // Then each has a lock of its own.

@@ -166,6 +166,7 @@ pub fn run(pipeline: &Pipeline, options: &Options, sink: &dyn Fn(&Stamped)) -> R
             seen = now;
             board.look_again();
         }
+        board.let_go_again();
         tasks.start(&mut board);
         // 4. Nothing runs and nothing waits: done.
         if board.idle() {

@@ -175,12 +175,12 @@ impl Store {
     }
 
     /// Removes the files of a record of which only the record is to be kept, unless somebody uses them or another
-    /// record needs equal ones. Says whether they are gone.
+    /// record needs equal ones; `needed` is asked once nobody can publish any meanwhile. Says whether they are gone.
     ///
     /// # Errors
     /// The disk's.
-    pub fn drop_files(&self, record: &Record) -> Result<bool, Failure> {
-        let Some(_alone) = self.leases().try_tree(&record.output)? else { return Ok(false) };
+    pub fn drop_files(&self, record: &Record, needed: &dyn Fn() -> bool) -> Result<bool, Failure> {
+        let Some(_alone) = self.leases().try_tree(&record.output)?.filter(|_| !needed()) else { return Ok(false) };
         self.learn_new_records();
         let shares = |output, keep: Keep| output == record.output && keep.is_all();
         if self.known().values().any(|(_, other)| shares(other.output, other.keep))

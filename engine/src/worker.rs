@@ -171,6 +171,27 @@ pub(crate) fn clear(folder: &Path) {
     let _ = removed.and_then(|()| pass("workspace-removed"));
 }
 
+/// Whether a folder has few entries and few bytes in its files.
+pub(crate) fn small(folder: &Path) -> bool {
+    const ENTRIES: usize = 32;
+    const BYTES: u64 = 1 << 20;
+    take(folder, &mut { ENTRIES }, &mut { BYTES }).is_some()
+}
+
+/// Takes what lies in a folder away from what may; `None` once that is too little.
+fn take(folder: &Path, entries: &mut usize, bytes: &mut u64) -> Option<()> {
+    for entry in std::fs::read_dir(folder).ok()? {
+        let entry = entry.ok()?;
+        *entries = entries.checked_sub(1)?;
+        if entry.file_type().ok()?.is_dir() {
+            take(&entry.path(), entries, bytes)?;
+        } else {
+            *bytes = bytes.checked_sub(entry.metadata().ok()?.len())?;
+        }
+    }
+    Some(())
+}
+
 fn read(path: &Path) -> Result<Job, Failure> {
     let text = pass("job-read").and_then(|()| std::fs::read(path)).map_err(|e| Failure::io("read", path, &e))?;
     serde_json::from_slice(&text).map_err(|e| {

@@ -288,3 +288,18 @@ fn a_stage_that_makes_what_its_input_was_keeps_it_while_it_is_needed() {
     assert_eq!(project.run(&["s.toml", "--set", "work.env.Y=1"]), (3, 1));
     assert_eq!(ran(&project), ["up", "work X=0", "work X=1"]);
 }
+
+#[test]
+fn a_stage_that_keeps_its_files_keeps_them_beside_one_of_its_key_that_does_not() {
+    let stage = |name: &str, keep: &str| {
+        format!(
+            "[stages.{name}]\nkind = \"command\"\n{keep}\
+             command = [\"sh\", \"-c\", \"echo x >> $ANNEAL_ROOT/log; echo x > $ANNEAL_OUT/out; echo anneal: metric em 1\"]\n\n"
+        )
+    };
+    let project = project(&(stage("a", "keep = \"metrics\"\n") + &stage("b", "")));
+    assert_eq!(project.run(&["s.toml"]), (1, 1));
+    assert_eq!(std::fs::read_to_string(project.artifact("s", "b").join("out")).unwrap(), "x\n");
+    assert_eq!(project.run(&["s.toml"]), (0, 2));
+    assert_eq!(ran(&project).len(), 1);
+}

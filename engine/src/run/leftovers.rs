@@ -3,15 +3,12 @@
 //! A file system without a journal does not give out an inode again soon after it was freed, and looks at each such one
 //! whenever a file is made: a run of many short stages would slow itself down. Only small folders, and not too many, wait
 //! here; after a crash the next run sweeps them as it sweeps all others. Unaware of stages.
-use crate::worker::clear;
-use std::path::{Path, PathBuf};
+use crate::worker::{clear, small};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 /// Folders that wait at most.
 const FOLDERS: usize = 1000;
-/// Entries of one, and bytes in its files, at most.
-const ENTRIES: usize = 32;
-const BYTES: u64 = 1 << 20;
 
 /// Folders that wait for the end.
 #[derive(Debug, Default)]
@@ -20,9 +17,8 @@ pub(super) struct Leftovers(Mutex<Vec<PathBuf>>);
 impl Leftovers {
     /// Takes the folder of a stage that ended, or removes it at once.
     pub(super) fn take(&self, folder: PathBuf) {
-        let (mut entries, mut bytes) = (ENTRIES, BYTES);
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() < FOLDERS && small(&folder, &mut entries, &mut bytes).is_some() {
+        if waiting.len() < FOLDERS && small(&folder) {
             return waiting.push(folder);
         }
         drop(waiting);
@@ -34,20 +30,6 @@ impl Leftovers {
         let waiting = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         waiting.iter().for_each(|folder| clear(folder));
     }
-}
-
-/// Takes what lies in a folder away from what may; `None` once that is too little.
-fn small(folder: &Path, entries: &mut usize, bytes: &mut u64) -> Option<()> {
-    for entry in std::fs::read_dir(folder).ok()? {
-        let entry = entry.ok()?;
-        *entries = entries.checked_sub(1)?;
-        if entry.file_type().ok()?.is_dir() {
-            small(&entry.path(), entries, bytes)?;
-        } else {
-            *bytes = bytes.checked_sub(entry.metadata().ok()?.len())?;
-        }
-    }
-    Some(())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 type Sources = Vec<(Source, Stamp, Digest)>;
 
@@ -136,6 +137,9 @@ pub(super) struct Board<'a> {
     bare: BTreeSet<StageId>,
     /// Stages whose files may be removed, by what they made: equal files lie in one folder.
     removable: DigestMap<Vec<StageId>>,
+    /// Stages whose files could not be removed when nobody here needed them any more, and the last try.
+    lingering: BTreeSet<StageId>,
+    lingered: Instant,
     /// Those of them that run again because somebody needs the files.
     remaking: BTreeSet<StageId>,
     /// Stages that wait for such files, and for how many of them.
@@ -170,6 +174,8 @@ impl<'a> Board<'a> {
             options,
             bare: BTreeSet::new(),
             removable: DigestMap::default(),
+            lingering: BTreeSet::new(),
+            lingered: Instant::now(),
             remaking: BTreeSet::new(),
             held: HashMap::new(),
             out_of_memory: Vec::new(),
@@ -328,6 +334,7 @@ impl<'a> Board<'a> {
 
     /// How everything ended. Also writes down which key each stage had.
     pub(super) fn results(&mut self) -> Vec<StageResult> {
+        self.let_go_at_last();
         let saved = self.latest.save();
         if let (Err(_), Some(id)) = (&saved, self.pipeline.order().last()) {
             self.warn(*id, saved);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Runs a stage and publishes what it made. The caller holds the lease of the key. `adopt`: see [`Launch::adopt`];
-/// `computed` is called when the stage itself is done, and its result is yet to be made durable.
+/// `computed` is called when the stage itself is done, and all that is left is to make a small result durable.
 pub(crate) fn execute(
     job: &Job,
     kind: &dyn Stage,
@@ -54,7 +54,10 @@ pub(crate) fn execute(
     let outcome = catch_unwind(AssertUnwindSafe(|| kind.run(&mut context)));
     let (seconds, peak_mib) = (clock.elapsed().as_secs_f64(), sampler.and_then(Sampler::finish));
     outcome.unwrap_or_else(|panic| Err(panicked(&job.stage, &*panic)))?;
-    computed();
+    // Digests of much take the cores as the stage did.
+    if super::small(context.out) {
+        computed();
+    }
     store.publish(Draft {
         key: job.key,
         document: job.document.clone(),

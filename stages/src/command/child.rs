@@ -54,6 +54,7 @@ pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Dura
     if own_group {
         command.process_group(0);
     }
+    let (enough, says_enough) = std::io::pipe()?;
     let mut child = start(command)?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let Some(adopt) = context.launch.adopt {
@@ -61,11 +62,9 @@ pub(super) fn run(command: &mut Command, context: &StageContext<'_>, grace: Dura
     }
     let (send, receive) = channel();
     let mut listener = None;
-    if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take())
-        && let Ok((enough, says_enough)) = std::io::pipe()
-    {
+    if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
         let (send, log) = (send.clone(), context.launch.log.to_owned());
-        // Without a thread or a pipe to spare the program would wait for a reader for ever; its own pipes are closed instead.
+        // Without a thread to spare the program would wait for a reader for ever; its own pipes are closed instead.
         let thread = std::thread::Builder::new().name("listen".to_owned()).spawn(move || {
             // A receiver that is gone listens no more.
             let metric = |line: Option<&[u8]>| {

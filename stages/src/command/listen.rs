@@ -58,7 +58,8 @@ pub(super) fn listen(
         }
         ending |= ready.enough;
     }
-    if stdout.is_some() {
+    // Cut off, a line may say less than it means.
+    if stdout.is_some() && rest > 0 {
         lines.end(&mut |line| metric(Some(line)));
     }
 }

@@ -115,8 +115,8 @@ macro_rules! recipe_params {
                 gradient_accumulation_steps: usize = 1, in 1..=65536, unit "micro-batches", memory "none: a larger effective batch for time instead of memory";
                 /// Most tokens in a micro-batch, instead of batch_size examples: a step's examples are cut into micro-batches that fit, an example longer than that goes alone. The step, its loss and its gradients stay those of batch_size x gradient_accumulation_steps examples.
                 batch_tokens: Option<usize>, in 1..=16_777_216, unit "tokens", memory "activations grow linearly with it, however long the examples are";
-                /// The loss is that of the answers alone, as in TRL; otherwise of prompts too, of every token but an example's first. The loss on the eval split is always that of the answers.
-                completion_only_loss: bool = true, memory "false: logits and their gradient for all tokens instead of the answers', in chunks; time grows with them";
+                /// Whether the loss is that of the answers alone, as it is unless this is false; otherwise of prompts too, of every token but an example's first. The loss on the eval split is always that of the answers.
+                completion_only_loss: Option<bool>, memory "false: logits and their gradient for all tokens instead of the answers', in chunks; time grows with them";
                 /// What forward keeps for backward. It changes time and memory, not one bit of the result.
                 checkpointing: $crate::llama::Checkpointing = "none", memory "activations of a layer: none keeps all, selective about two thirds, full its input only";
                 /// Layers, from the first, that checkpointing = "full" applies to; those behind them are selective. Without it all are: fewer use what memory is left for less time. It changes not one bit of the result.
@@ -151,7 +151,8 @@ macro_rules! recipe_params {
                     batch_size: self.batch_size,
                     gradient_accumulation_steps: self.gradient_accumulation_steps,
                     batch_tokens: self.batch_tokens,
-                    completion_only_loss: self.completion_only_loss,
+                    // Absent by default, so that keys from before it are found.
+                    completion_only_loss: self.completion_only_loss.unwrap_or(true),
                     checkpointing: self.checkpointing,
                     full_layers: self.full_layers,
                     optimizer_states: $crate::train::recipe::OptimizerStates::F32,

@@ -100,7 +100,8 @@ fn result_cells(report: &Report) -> Cells {
 
 /// Whether one thing is changed at a time, of several.
 fn is_ablation(report: &Report) -> bool {
-    report.axes.len() > 1 && report.results.iter().all(|row| row.setting.len() <= 1)
+    let set = |most| move |row: &ResultRow| row.setting.len() <= most;
+    report.axes.len() > 1 && report.results.iter().all(set(1)) && report.results.iter().any(set(0))
 }
 
 /// The row of an ablation that a changed one is held against.

@@ -205,7 +205,7 @@ impl Board<'_> {
     }
 
     fn complete(&mut self, id: StageId, record: Arc<Record>, executed: bool) {
-        if record.keep.is_all() {
+        if record.keep.is_all() || self.node(id).options.keep.is_all() {
             let linked = self.latest.link(&self.node(id).name, record.key, &record.output);
             self.warn(id, linked);
         } else {

@@ -7,6 +7,10 @@ use crate::graph::StageId;
 use crate::key::Digest;
 use crate::store::Record;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Time between two tries to remove files that somebody uses.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Board<'_> {
     /// Its record was found; its files were removed, and so far nobody needs them.
@@ -36,6 +40,7 @@ impl Board<'_> {
         }
         self.unwant(id);
         self.states[id.index()] = State::Blocked;
+        self.release_followers(id);
         if let Some(key) = self.keys[id.index()]
             && self.leaders.get(&key) == Some(&id)
         {
@@ -57,11 +62,16 @@ impl Board<'_> {
         self.unwant(id);
         self.bare.insert(id);
         // Whoever waited for it may want the files.
+        self.release_followers(id);
+        self.done(id, record, false);
+    }
+
+    /// Those who waited for a stage of their key look for themselves.
+    fn release_followers(&mut self, id: StageId) {
         for follower in self.followers.remove(&id).unwrap_or_default() {
             self.states[follower.index()] = State::Ready;
             self.ready.insert(follower);
         }
-        self.done(id, record, false);
     }
 
     /// What waited for a stage's files can go on.
@@ -131,6 +141,25 @@ impl Board<'_> {
         }
     }
 
+    /// Tries again to remove what could not be removed, but not all the time.
+    pub(in crate::run) fn let_go_again(&mut self) {
+        if !self.lingering.is_empty() && self.lingered.elapsed() > PATIENCE {
+            self.lingered = Instant::now();
+            std::mem::take(&mut self.lingering).into_iter().for_each(|id| self.let_go(id));
+        }
+    }
+
+    /// The last try, when nothing else is left to do: somebody may be publishing just now.
+    pub(super) fn let_go_at_last(&mut self) {
+        let begun = Instant::now();
+        while !self.lingering.is_empty() && begun.elapsed() < PATIENCE {
+            std::mem::take(&mut self.lingering).into_iter().for_each(|id| self.let_go(id));
+            if !self.lingering.is_empty() {
+                std::thread::sleep(PATIENCE / 50);
+            }
+        }
+    }
+
     fn let_go(&mut self, id: StageId) {
         let State::Done(record, _) = &self.states[id.index()] else { return };
         let record = Arc::clone(record);
@@ -142,7 +171,7 @@ impl Board<'_> {
                 let ended =
                     matches!(self.states[next.index()], State::Done(..) | State::Failed(..) | State::Skipped(_));
                 self.selected.contains(next) && (!ended || self.remaking.contains(next))
-            })
+            }) || self.node(*id).options.keep.is_all()
         };
         let equal = self.removable.get(&record.output).map(Vec::as_slice).unwrap_or_default();
         if let Some(at) = equal.iter().position(needed) {
@@ -152,13 +181,11 @@ impl Board<'_> {
         }
         // One that has published already, and is about to be told of.
         let equal = |id: &StageId| self.keys[id.index()].and_then(|key| self.store.brief(&key));
-        if self.running.iter().filter_map(equal).any(|other| other.output == record.output) {
-            return;
-        }
-        match self.store.drop_files(&record) {
+        let published = || self.running.iter().filter_map(equal).any(|other| other.output == record.output);
+        match self.store.drop_files(&record, &published) {
             Ok(true) => self.bare.extend(self.removable.remove(&record.output).into_iter().flatten()),
-            // Somebody else reads them; whoever ends last removes them.
-            Ok(false) => {}
+            // Somebody else reads them, and removes them in the end; or is just publishing.
+            Ok(false) => drop(self.lingering.insert(id)),
             Err(failure) => self.warn(id, Err(failure)),
         }
     }

@@ -167,4 +167,8 @@ fn an_ablation_says_what_was_changed_and_what_came_of_it() {
     // Another setting beside the first, and each has its column again.
     report.results[1].setting.insert("checkpointing".to_owned(), serde_json::json!("full"));
     assert!(results(&report, Look::Text).contains("rank   checkpointing"));
+    // And where nothing was left as it was.
+    report.results[1].setting.remove("checkpointing");
+    report.results.remove(0);
+    assert!(results(&report, Look::Text).contains("rank   checkpointing"));
 }
