@@ -10,7 +10,7 @@
 #
 # Environment: ANNEAL (the program; default the one on PATH), ROOT (folder with manifests/; default this script's
 # checkout), LIMIT (memory_limit of every training; default "79 GiB", an 80 GB card's), STEPS (default 8), DEVICE
-# (default cuda), OUTPUTS (default a new folder under /dev/shm), TIMEOUT (seconds for a manifest; default 300).
+# (default cuda), OUTPUTS (default a folder under /dev/shm that is removed at the end), TIMEOUT (seconds for a manifest; default 300).
 set -u
 
 model=${1:?usage: gpu_sweeps.sh MODEL TATQA OUT [MANIFEST...]} tatqa=${2:?} out=${3:?}
@@ -18,7 +18,8 @@ shift 3
 anneal=${ANNEAL:-anneal}
 root=${ROOT:-$(cd "$(dirname "$0")/../.." && pwd)}
 limit=${LIMIT:-79 GiB} steps=${STEPS:-8} device=${DEVICE:-cuda}
-outputs=${OUTPUTS:-$(mktemp -d /dev/shm/anneal-sweeps.XXXXXX)}
+outputs=${OUTPUTS:-}
+[ -n "$outputs" ] || { outputs=$(mktemp -d /dev/shm/anneal-sweeps.XXXXXX); trap 'rm -rf "$outputs"' EXIT; }
 mkdir -p "$out"
 
 # trainers MANIFEST: the stages that train.
@@ -35,15 +36,15 @@ for manifest in "$@"; do
         # The ablation sweeps the states of one of its trainings; that one keeps what the manifest says.
         [[ $trainer == fft* && $manifest != ablate-memory ]] && sets+=(--set "$trainer.optimizer_states=bf16")
     done
-    path=$root/manifests/$manifest.toml
+    path=$root/manifests/$manifest.toml begun=$SECONDS
     # A row that failed is a result of a sweep: exit code 1, 5 or 6, never 70.
     timeout "${TIMEOUT:-300}" "$anneal" run "$path" --jobs 1 --yes "${sets[@]}" --json > "$out/$manifest.jsonl" 2> "$out/$manifest.txt"
     code=$?
     "$anneal" report "$path" "${sets[@]}" --markdown > "$out/$manifest.md" &&
         "$anneal" report "$path" "${sets[@]}" --json > "$out/$manifest.json" || failed=$((failed + 1))
     [[ $code == 0 || $code == 1 || $code == 5 || $code == 6 ]] || failed=$((failed + 1))
-    printf '\n== %s: exit code %s, %s s\n' "$manifest" $code "$SECONDS"
+    printf '\n== %s: exit code %s, %s s\n' "$manifest" $code $((SECONDS - begun))
     cut -c 1-200 "$out/$manifest.md"
-    if [ "$manifest" != ablate-memory ]; then "$anneal" report "$path" "${sets[@]}" --best tokens_per_second | tail -n 3; fi
+    if [ "$manifest" != ablate-memory ]; then "$anneal" report "$path" "${sets[@]}" --best tokens_per_second | tail -n 1; fi
 done
 exit $failed

@@ -4,8 +4,8 @@
     tests/tools/random_model.py CONFIG.json FOLDER [--files DIR] [--shards 8] [--device cuda]
 
 CONFIG.json is a Hugging Face config.json. Linear weights, embeddings and the head are normal with deviation 0.02, norms
-are 1. --files names a folder whose tokenizer files are copied beside them. Needs torch and safetensors; 16 GB take 20 s
-with --device cuda.
+are 1. --files names a folder whose tokenizer files are copied beside them. Needs torch and safetensors, and
+the model's bytes as free memory.
 """
 
 import argparse

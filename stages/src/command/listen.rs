@@ -25,7 +25,8 @@ pub(super) fn listen(
 ) {
     let (mut stdout, mut stderr) = (Some(stdout), Some(stderr));
     let (mut buffer, mut log, mut lines) = (vec![0; 16 << 10], Log::Unmade(log), Lines::default());
-    let (mut ending, mut rest) = (false, MOST);
+    // What may still be read; without end until it is enough.
+    let (mut ending, mut rest) = (false, usize::MAX);
     while stdout.is_some() || stderr.is_some() {
         let ready = match ready(stdout.as_ref(), stderr.as_ref(), (!ending).then_some(&enough)) {
             Ok(ready) => ready,
@@ -34,10 +35,11 @@ pub(super) fn listen(
             Err(_) => break,
         };
         // Where both have said something, which was first cannot be told; errors at the end are found more easily.
+        let mut read = 0;
         if ready.stdout {
-            match read(&mut stdout, &mut buffer) {
+            match hear(&mut stdout, &mut buffer) {
                 Some(bytes) => {
-                    rest -= if ending { bytes.len().min(rest) } else { 0 };
+                    read += bytes.len();
                     log.write(bytes);
                     lines.take(bytes, &mut |line| metric(Some(line)));
                 }
@@ -48,15 +50,19 @@ pub(super) fn listen(
             }
         }
         if ready.stderr
-            && let Some(bytes) = read(&mut stderr, &mut buffer)
+            && let Some(bytes) = hear(&mut stderr, &mut buffer)
         {
-            rest -= if ending { bytes.len().min(rest) } else { 0 };
+            read += bytes.len();
             log.write(bytes);
         }
-        if ending && (rest == 0 || !(ready.stdout || ready.stderr)) {
-            break;
+        if ending {
+            rest = rest.saturating_sub(read);
+            if rest == 0 || !(ready.stdout || ready.stderr) {
+                break;
+            }
+        } else if ready.enough {
+            (ending, rest) = (true, MOST);
         }
-        ending |= ready.enough;
     }
     // Cut off, a line may say less than it means.
     if stdout.is_some() && rest > 0 {
@@ -85,7 +91,7 @@ fn ready(stdout: Option<&impl AsFd>, stderr: Option<&impl AsFd>, enough: Option<
 }
 
 /// What one of them says, possibly nothing; `None` at its end, after which it is not asked again.
-fn read<'a>(pipe: &mut Option<impl Read>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+fn hear<'a>(pipe: &mut Option<impl Read>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     let read = match pipe.as_mut()?.read(buffer) {
         Ok(read) => read,
         Err(e) if e.kind() == ErrorKind::Interrupted => return Some(&[]),

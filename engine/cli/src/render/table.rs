@@ -169,17 +169,13 @@ pub(crate) fn draw(head: Vec<String>, rows: Vec<Vec<String>>, numbers: usize, lo
         Look::Text => TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')),
         Look::Markdown => presets::ASCII_MARKDOWN,
     });
-    let right = |(i, text): (usize, &String)| {
+    let right = |i: usize| i >= numbers && head.get(i).is_none_or(|title| !WORDS.contains(&title.as_str()));
+    let cell = |(i, text): (usize, &String)| {
         let cell = Cell::new(safe(text));
-        if i >= numbers && !WORDS.contains(&text.as_str()) { cell.set_alignment(CellAlignment::Right) } else { cell }
+        if right(i) { cell.set_alignment(CellAlignment::Right) } else { cell }
     };
-    let words: Vec<bool> =
-        head.iter().enumerate().map(|(i, title)| i >= numbers && WORDS.contains(&title.as_str())).collect();
-    table.set_header(head.iter().enumerate().map(right).collect::<Vec<_>>());
+    table.set_header(head.iter().enumerate().map(cell).collect::<Vec<_>>());
     for row in &rows {
-        let cell = |(i, text): (usize, &String)| {
-            if words.get(i) == Some(&true) { Cell::new(safe(text)) } else { right((i, text)) }
-        };
         table.add_row(row.iter().enumerate().map(cell).collect::<Vec<_>>());
     }
     table.trim_fmt()

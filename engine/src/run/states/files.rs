@@ -166,22 +166,21 @@ impl Board<'_> {
         if self.node(id).options.keep.is_all() || record.keep.is_all() || self.bare.contains(&id) || self.closed {
             return;
         }
-        let needed = |id: &StageId| {
-            self.pipeline.dependents(*id).iter().any(|next| {
-                let ended =
-                    matches!(self.states[next.index()], State::Done(..) | State::Failed(..) | State::Skipped(_));
-                self.selected.contains(next) && (!ended || self.remaking.contains(next))
-            }) || self.node(*id).options.keep.is_all()
+        let waits = |next: &StageId| {
+            let ended = matches!(self.states[next.index()], State::Done(..) | State::Failed(..) | State::Skipped(_));
+            self.selected.contains(next) && (!ended || self.remaking.contains(next))
         };
+        let needed =
+            |id: &StageId| self.node(*id).options.keep.is_all() || self.pipeline.dependents(*id).iter().any(waits);
         let equal = self.removable.get(&record.output).map(Vec::as_slice).unwrap_or_default();
         if let Some(at) = equal.iter().position(needed) {
             // The next look finds it first.
             self.removable.entry(record.output).and_modify(|equal| equal.swap(0, at));
             return;
         }
-        // One that has published already, and is about to be told of.
-        let equal = |id: &StageId| self.keys[id.index()].and_then(|key| self.store.brief(&key));
-        let published = || self.running.iter().filter_map(equal).any(|other| other.output == record.output);
+        // One that runs may have published already, and is about to be told of.
+        let made = |id: &StageId| self.keys[id.index()].and_then(|key| self.store.brief(&key));
+        let published = || self.running.iter().filter_map(made).any(|other| other.output == record.output);
         match self.store.drop_files(&record, &published) {
             Ok(true) => self.bare.extend(self.removable.remove(&record.output).into_iter().flatten()),
             // Somebody else reads them, and removes them in the end; or is just publishing.
