@@ -6,7 +6,8 @@ use dfdx::prelude::Cuda;
 use dfdx::shapes::HasShape;
 
 use super::cuda_cache::CudaCache;
-use super::cuda_kernel::{WIDEST, sizes};
+use super::cuda_choice::WIDEST;
+use super::cuda_kernel::sizes;
 use super::{Cached, Heads};
 use crate::OpError;
 use crate::add::narrow;

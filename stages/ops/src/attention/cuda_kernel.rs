@@ -1,79 +1,32 @@
-//! Attention on CUDA: picks the kernels for a head size, sizes their grids, launches them.
-//!
-//! Unaware of what they compute.
-//!
-//! Head sizes that are multiples of 8 up to 128 run on tensor cores, in tiles with room for 64, 80, 96 or 128 elements;
-//! other sizes up to 256 on plain kernels.
+//! Attention on CUDA: sizes the grids of the kernels for a head size and launches them. Unaware of what they compute.
 
 use cudarc::driver::DeviceSlice;
-use cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as SHARED_LIMIT;
 use dfdx::prelude::Cuda;
 use dfdx::shapes::HasShape;
 use dfdx::tensor::Storage;
 
 use super::cuda_cache::CudaCache;
+use super::cuda_choice::Kernels;
 use super::cuda_decode::{CudaTable, decode};
-use super::plan::{BACKWARD_ROWS, FORWARD_ROWS, KEY_ROWS, List, Plan};
+use super::plan::{List, Plan};
 use super::{AttentionKernel, Cached, Heads, Layout, Saved};
 use crate::OpError;
 use crate::backend::{Act, Buffer, Vector};
 use crate::cpu::memory::expect_len;
-use crate::cuda::{Arg, Bf16, Grid, Slice, addr, launch, new_act, new_vector, scratch, slice_addr, upload};
+use crate::cuda::{
+    Arg, Bf16, Grid, Slice, addr, launch, new_act, new_vector, scratch, shared_limit, slice_addr, upload,
+};
 
 const OP: &str = "attention";
 
-/// Threads of every block: `THREADS` of mma.cuh.
+/// Threads of a block of the statistics.
 const THREADS: usize = 128;
-/// Query rows of a block of the key kernel: `QUERIES` of backward_kv.cuh.
-const QUERIES: usize = 64;
-/// The largest head size.
-pub(super) const WIDEST: usize = 256;
-
-/// Kernels for a head size.
-struct Kernels {
-    /// Elements of a head that a tile has room for; 0 for the plain kernels, which have no tiles.
-    room: usize,
-    forward: &'static str,
-    backward_kv: &'static str,
-    backward_q: &'static str,
-}
-
-macro_rules! kernels {
-    ($room:expr, $suffix:literal) => {
-        Kernels {
-            room: $room,
-            forward: concat!("anneal_attention_forward_", $suffix),
-            backward_kv: concat!("anneal_attention_backward_kv_", $suffix),
-            backward_q: concat!("anneal_attention_backward_q_", $suffix),
-        }
-    };
-}
-
-const TENSOR_CORES: [Kernels; 4] = [kernels!(64, "64"), kernels!(80, "80"), kernels!(96, "96"), kernels!(128, "128")];
-const PLAIN: Kernels = kernels!(0, "plain");
-
-impl Kernels {
-    fn of(heads: Heads) -> Result<&'static Self, OpError> {
-        let dim = heads.head_dim;
-        if dim > WIDEST {
-            let message = format!("heads of {dim} elements: the CUDA kernels take up to {WIDEST}");
-            return Err(OpError::argument(OP, message));
-        }
-        let fits = TENSOR_CORES.iter().find(|kernels| dim.is_multiple_of(8) && dim <= kernels.room);
-        Ok(fits.unwrap_or(&PLAIN))
-    }
-
-    /// Bytes of shared memory for tiles of so many rows together.
-    fn shared(&self, rows: usize) -> usize {
-        if self.room == 0 { 0 } else { rows * (self.room + 8) * size_of::<Bf16>() }
-    }
-}
 
 /// A launch of `blocks * each` blocks.
-fn grid(blocks: usize, each: usize, shared_bytes: usize) -> Result<Grid, OpError> {
+fn grid(blocks: usize, each: usize, threads: usize, shared_bytes: usize) -> Result<Grid, OpError> {
     let all = blocks.checked_mul(each).and_then(|n| i32::try_from(n).ok());
     let all = all.ok_or_else(|| OpError::argument(OP, format!("{blocks} tiles of {each} heads are too many")))?;
-    Ok(Grid { blocks: (all as u32, 1, 1), threads: THREADS as u32, shared_bytes: shared_bytes as u32 })
+    Ok(Grid { blocks: (all as u32, 1, 1), threads: threads as u32, shared_bytes: shared_bytes as u32 })
 }
 
 /// The last arguments of most kernels: `int n_heads, int n_kv_heads, int dim, float scale`.
@@ -114,7 +67,7 @@ unsafe fn forward(
     tiles: u64,
     count: usize,
 ) -> Result<(), OpError> {
-    let kernels = Kernels::of(heads)?;
+    let kernels = Kernels::of(dev, heads)?;
     let [n_heads, n_kv_heads, dim, scale] = sizes(heads);
     let args = [
         Arg::Ptr(q),     // const bf16* q
@@ -128,7 +81,7 @@ unsafe fn forward(
         dim,             // int dim
         scale,           // float scale
     ];
-    let grid = grid(count, heads.n_heads, kernels.shared(FORWARD_ROWS + 2 * KEY_ROWS))?;
+    let grid = grid(count, heads.n_heads, kernels.threads(), kernels.forward_shared())?;
     // SAFETY: the caller's.
     unsafe { launch(dev, kernels.forward, grid, &args) }
 }
@@ -156,7 +109,7 @@ fn statistics(dev: &Cuda, saved: &Saved<Cuda>, d: &Buffer<Cuda>, heads: Heads) -
         Arg::U64(pairs as u64),          // unsigned long long pairs
         Arg::I32(heads.head_dim as i32), // int dim
     ];
-    let grid = grid(pairs.div_ceil(THREADS / lanes), 1, 0)?;
+    let grid = grid(pairs.div_ceil(THREADS / lanes), 1, THREADS, 0)?;
     // SAFETY: out and d have `pairs * head_dim` elements, lse `pairs`; the kernel reads and writes no more.
     unsafe { launch(dev, name, grid, &args)? };
     Ok(stats)
@@ -203,7 +156,8 @@ impl AttentionKernel for Cuda {
         if tokens == 0 {
             return Ok([d_q, d_k, d_v]);
         }
-        let (kernels, lists) = (Kernels::of(heads)?, Lists::of(self, layout)?);
+        let (kernels, lists) = (Kernels::of(self, heads)?, Lists::of(self, layout)?);
+        let tiles = if kernels.hopper { lists.plan.tall } else { lists.plan.low };
         let stats = statistics(self, saved, d, heads)?;
         let [n_heads, n_kv_heads, dim, scale] = sizes(heads);
         let inputs = [
@@ -214,42 +168,34 @@ impl AttentionKernel for Cuda {
             Arg::Ptr(slice_addr(&stats)), // const float2* stats
         ];
 
-        // Two blocks of queries in flight if two such blocks of threads fit a multiprocessor, else one.
-        let stage = kernels.shared(2 * QUERIES) + 2 * QUERIES * size_of::<f32>();
-        let tiles = kernels.shared(2 * KEY_ROWS);
-        let limit = d.device().attribute(SHARED_LIMIT).map_err(OpError::driver)? as usize;
-        let stages = if 2 * (tiles + 2 * stage) <= limit { 2 } else { 1 };
         let mut args = inputs.to_vec();
         args.extend([
-            Arg::Ptr(slice_addr(&d_k)),               // bf16* d_k
-            Arg::Ptr(slice_addr(&d_v)),               // bf16* d_v
-            Arg::Ptr(lists.addr(lists.plan.keys)),    // const KeyTile* tiles
-            Arg::Ptr(lists.addr(lists.plan.entries)), // const KeyEntry* entries
-            n_heads,                                  // int n_heads
-            n_kv_heads,                               // int n_kv_heads
-            dim,                                      // int dim
-            scale,                                    // float scale
+            Arg::Ptr(slice_addr(&d_k)),          // bf16* d_k
+            Arg::Ptr(slice_addr(&d_v)),          // bf16* d_v
+            Arg::Ptr(lists.addr(tiles.keys)),    // const KeyTile* tiles
+            Arg::Ptr(lists.addr(tiles.entries)), // const KeyEntry* entries
+            n_heads,                             // int n_heads
+            n_kv_heads,                          // int n_kv_heads
+            dim,                                 // int dim
+            scale,                               // float scale
         ]);
-        let shared = if kernels.room == 0 { 0 } else { tiles + stages * stage };
-        if kernels.room > 0 {
-            args.push(Arg::I32(stages as i32)); // int stages
-        }
-        let blocks = grid(lists.plan.keys.count, heads.n_kv_heads, shared)?;
+        let (shared, stages) = kernels.backward_kv_shared(shared_limit(self) as usize);
+        args.extend(stages.map(Arg::I32)); // int stages
+        let blocks = grid(tiles.keys.count, heads.n_kv_heads, kernels.threads(), shared)?;
         // SAFETY: `attention` checked that q, k, v and so out and lse have the layout's rows, `expect_len` d; the
         // gradients and statistics were made for them; the lists are the layout's.
         unsafe { launch(self, kernels.backward_kv, blocks, &args)? };
 
         let mut args = inputs.to_vec();
         args.extend([
-            Arg::Ptr(slice_addr(&d_q)),                // bf16* d_q
-            Arg::Ptr(lists.addr(lists.plan.backward)), // const QueryTile* tiles
-            n_heads,                                   // int n_heads
-            n_kv_heads,                                // int n_kv_heads
-            dim,                                       // int dim
-            scale,                                     // float scale
+            Arg::Ptr(slice_addr(&d_q)),          // bf16* d_q
+            Arg::Ptr(lists.addr(tiles.queries)), // const QueryTile* tiles
+            n_heads,                             // int n_heads
+            n_kv_heads,                          // int n_kv_heads
+            dim,                                 // int dim
+            scale,                               // float scale
         ]);
-        let shared = kernels.shared(2 * BACKWARD_ROWS + 2 * KEY_ROWS);
-        let blocks = grid(lists.plan.backward.count, heads.n_heads, shared)?;
+        let blocks = grid(tiles.queries.count, heads.n_heads, kernels.threads(), kernels.backward_q_shared())?;
         // SAFETY: as above.
         unsafe { launch(self, kernels.backward_q, blocks, &args)? };
         Ok([d_q, d_k, d_v])
@@ -265,7 +211,7 @@ impl AttentionKernel for Cuda {
     ) -> Result<Act<Self>, OpError> {
         let &(tokens, q_width) = q.shape();
         let out = new_act(self, tokens, q_width)?;
-        Kernels::of(heads)?;
+        Kernels::of(self, heads)?;
         let [mut q, mut k, mut v, mut to] = [addr(q)?, addr(k)?, addr(v)?, addr(&out)?];
         for Cached { cache, len, rows, reserve } in sequences.iter_mut().filter(|sequence| sequence.rows > 0) {
             let (len, rows, width) = (*len, *rows, heads.kv_width());
@@ -300,7 +246,7 @@ impl AttentionKernel for Cuda {
             // No kernel of its own: the plain one, a sequence at a time.
             return self.attention_cached(q, k, v, heads, sequences);
         }
-        Kernels::of(heads)?; // refuses heads that are too wide
+        Kernels::of(self, heads)?; // refuses heads that are too wide
         decode(self, q, k, v, heads, sequences, table)
     }
 }

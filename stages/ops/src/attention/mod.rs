@@ -13,6 +13,8 @@ mod cpu_kernel;
 #[cfg(feature = "cuda")]
 mod cuda_cache;
 #[cfg(feature = "cuda")]
+mod cuda_choice;
+#[cfg(feature = "cuda")]
 mod cuda_decode;
 #[cfg(feature = "cuda")]
 mod cuda_kernel;

@@ -9,10 +9,10 @@ use crate::OpError;
 
 /// Query rows of a forward tile.
 pub(super) const FORWARD_ROWS: usize = 128;
-/// Query rows of a backward tile.
-pub(super) const BACKWARD_ROWS: usize = 64;
-/// Rows of a tile of keys.
-pub(super) const KEY_ROWS: usize = 64;
+/// Rows of backward's tiles, of queries as of keys, for blocks of one warp's products.
+pub(super) const LOW: usize = 64;
+/// The same, for products of whole warpgroups.
+pub(super) const TALL: usize = 128;
 
 /// Where a list begins among a plan's values, and how many structures it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +30,18 @@ pub(super) struct Plan {
     pub(super) values: Vec<i32>,
     /// `QueryTile`s of [`FORWARD_ROWS`].
     pub(super) forward: List,
-    /// `QueryTile`s of [`BACKWARD_ROWS`].
-    pub(super) backward: List,
-    /// `KeyTile`s of [`KEY_ROWS`].
+    /// In tiles of [`LOW`] rows.
+    pub(super) low: Backward,
+    /// In tiles of [`TALL`] rows.
+    pub(super) tall: Backward,
+}
+
+/// What backward goes over, in tiles of one size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Backward {
+    /// `QueryTile`s.
+    pub(super) queries: List,
+    /// `KeyTile`s.
     pub(super) keys: List,
     /// `KeyEntry`s.
     pub(super) entries: List,
@@ -78,11 +87,11 @@ struct KeyTile {
 }
 
 /// Tiles of keys in row order, each with its own segment's entry first and then those of later segments' prefixes.
-fn key_tiles(layout: &Layout) -> Vec<KeyTile> {
+fn key_tiles(layout: &Layout, rows: usize) -> Vec<KeyTile> {
     let mut tiles = Vec::new();
     for segment in layout.segments() {
         let end = segment.start + segment.len;
-        for (first, rows) in cuts(segment.len, KEY_ROWS) {
+        for (first, rows) in cuts(segment.len, rows) {
             let first = segment.start + first;
             tiles.push(KeyTile { first, rows, entries: vec![[first, end, first, first + rows]] });
         }
@@ -98,6 +107,19 @@ fn key_tiles(layout: &Layout) -> Vec<KeyTile> {
     tiles
 }
 
+impl Backward {
+    fn new(values: &mut Vec<i32>, layout: &Layout, rows: usize) -> Self {
+        let queries = append(values, query_tiles(layout, rows));
+        let (mut keys, mut entries) = (Vec::new(), Vec::new());
+        for tile in key_tiles(layout, rows) {
+            let work = tile.entries.iter().map(|[first, end, ..]| end - first).sum();
+            keys.push((work, [tile.first, tile.rows, entries.len(), tile.entries.len()]));
+            entries.extend(tile.entries.into_iter().map(|entry| (0, entry))); // all alike: in this order
+        }
+        Self { queries, keys: append(values, keys), entries: append(values, entries) }
+    }
+}
+
 impl Plan {
     /// Work lists for all of a batch.
     ///
@@ -105,18 +127,11 @@ impl Plan {
     /// If the batch has more rows than fit i32.
     pub(super) fn new(layout: &Layout) -> Result<Self, OpError> {
         check(layout.tokens())?;
-        let (mut values, mut keys, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+        let mut values = Vec::new();
         let forward = append(&mut values, query_tiles(layout, FORWARD_ROWS));
-        let backward = append(&mut values, query_tiles(layout, BACKWARD_ROWS));
-        for tile in key_tiles(layout) {
-            let work = tile.entries.iter().map(|[first, end, ..]| end - first).sum();
-            keys.push((work, [tile.first, tile.rows, entries.len(), tile.entries.len()]));
-            entries.extend(tile.entries.into_iter().map(|entry| (0, entry))); // all alike: in this order
-        }
-        check(entries.len())?;
-        let keys = append(&mut values, keys);
-        let entries = append(&mut values, entries);
-        Ok(Self { values, forward, backward, keys, entries })
+        let [low, tall] = [LOW, TALL].map(|rows| Backward::new(&mut values, layout, rows));
+        check(low.entries.count)?;
+        Ok(Self { values, forward, low, tall })
     }
 
     /// Forward tiles of `rows` queries that follow `len` rows of a cache.
@@ -159,7 +174,7 @@ mod tests {
             list::<6>(&plan, plan.forward),
             [[131, 2, 131, 0, 0, 3], [3, 128, 3, 0, 0, 3], [133, 2, 133, 1, 40, 133], [0, 3, 0, 0, 0, 0]]
         );
-        assert_eq!(list::<6>(&plan, plan.backward).len(), 5);
+        assert_eq!([plan.low, plan.tall].map(|backward| backward.queries.count), [5, 4]);
     }
 
     #[test]
@@ -173,24 +188,28 @@ mod tests {
                 segment.prefix_rows().chain(segment.start..=row).for_each(|key| want[row * n + key] += 1);
             }
         }
-        let mut by_query = vec![0; n * n];
-        for [first, rows, key_first, prefix, prefix_rows, own] in list::<6>(&plan, plan.backward) {
-            for i in 0..rows {
-                let seen = (prefix..prefix + prefix_rows).chain(own..=key_first + i);
-                seen.for_each(|key| by_query[(first + i) as usize * n + key as usize] += 1);
-            }
-        }
-        let entries = list::<4>(&plan, plan.entries);
-        let mut by_key = vec![0; n * n];
-        for [first, rows, entry, count] in list::<4>(&plan, plan.keys) {
-            for [query, end, from, to] in &entries[entry as usize..(entry + count) as usize] {
-                assert!(*from >= first && *to <= first + rows && from < to);
-                for (query, key) in (*query..*end).flat_map(|query| (*from..*to).map(move |key| (query, key))) {
-                    by_key[query as usize * n + key as usize] += i32::from(key <= query);
+        for (backward, tile_rows) in [(plan.low, LOW), (plan.tall, TALL)] {
+            let mut by_query = vec![0; n * n];
+            for [first, rows, key_first, prefix, prefix_rows, own] in list::<6>(&plan, backward.queries) {
+                assert!(rows as usize <= tile_rows);
+                for i in 0..rows {
+                    let seen = (prefix..prefix + prefix_rows).chain(own..=key_first + i);
+                    seen.for_each(|key| by_query[(first + i) as usize * n + key as usize] += 1);
                 }
             }
+            let entries = list::<4>(&plan, backward.entries);
+            let mut by_key = vec![0; n * n];
+            for [first, rows, entry, count] in list::<4>(&plan, backward.keys) {
+                assert!(rows as usize <= tile_rows);
+                for [query, end, from, to] in &entries[entry as usize..(entry + count) as usize] {
+                    assert!(*from >= first && *to <= first + rows && from < to);
+                    for (query, key) in (*query..*end).flat_map(|query| (*from..*to).map(move |key| (query, key))) {
+                        by_key[query as usize * n + key as usize] += i32::from(key <= query);
+                    }
+                }
+            }
+            assert!(by_query == want && by_key == want);
         }
-        assert!(by_query == want && by_key == want);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) struct Context {
     pub(super) shared_limit: u32,
     /// Whether a kernel may begin before the one ahead of it has ended: compute capability 9.0.
     pub(super) early: bool,
+    /// Whether kernels of whole warpgroups' products may run: compute capability 9.0, and built for it.
+    pub(super) warpgroups: bool,
     /// Name of the `.cu` file and its kernels.
     pub(super) modules: Vec<(&'static str, sys::CUmodule)>,
     pub(super) functions: Mutex<HashMap<&'static str, Function>>,
@@ -64,6 +66,17 @@ fn attribute(device: sys::CUdevice, attribute: Attribute) -> Result<i32, OpError
     // SAFETY: `value` may be written, `device` came from cuDeviceGet.
     ask("reading a property of the GPU", unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) })?;
     Ok(value)
+}
+
+fn capability(device: sys::CUdevice) -> Result<(i32, i32), OpError> {
+    let major = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    Ok((major, attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?))
+}
+
+/// Whether a way of the newer GPUs is not switched off: `NAME=0` has the ways of the older ones, for comparisons and for
+/// tools that cannot follow the newer.
+fn wanted(name: &str) -> bool {
+    std::env::var_os(name).is_none_or(|value| value != "0")
 }
 
 fn visible() -> String {
@@ -107,8 +120,7 @@ fn name(device: sys::CUdevice) -> String {
 
 /// Refuses what the kernels or the libraries cannot run on.
 fn judge(device: sys::CUdevice) -> Result<(), OpError> {
-    let major = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-    let minor = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let (major, minor) = capability(device)?;
     if major < 8 {
         let need = "bf16 on tensor cores needs 8.0 (Ampere) or later";
         return Err(unusable(format!("{} has compute capability {major}.{minor}: {need}", name(device))));
@@ -161,8 +173,8 @@ fn make() -> Result<Context, OpError> {
         pool,
         multiprocessors: count.unsigned_abs(),
         shared_limit: shared.unsigned_abs(),
-        early: std::env::var_os("ANNEAL_OVERLAP").is_none_or(|value| value != "0")
-            && attribute(handle, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? >= 9,
+        early: wanted("ANNEAL_OVERLAP") && capability(handle)? >= (9, 0),
+        warpgroups: wanted("ANNEAL_WGMMA") && capability(handle)? == (9, 0) && super::launch::built_for("90a"),
         modules: super::launch::load(&name(handle))?,
         functions: Mutex::default(),
         lt: Mutex::new(Lt::new(&device)?),
@@ -216,4 +228,9 @@ pub(crate) fn multiprocessors(_: &Cuda) -> u32 {
 /// Bytes of dynamic shared memory that a block may have.
 pub(crate) fn shared_limit(_: &Cuda) -> u32 {
     context().map_or(0, |context| context.shared_limit)
+}
+
+/// Whether kernels of whole warpgroups' products may run.
+pub(crate) fn warpgroup_products(_: &Cuda) -> bool {
+    context().is_ok_and(|context| context.warpgroups)
 }

@@ -17,6 +17,11 @@ struct Aligned<B: ?Sized>(B);
 // `FATBINS: &[(name of the .cu file, image)]` and `ARCHITECTURES: &str`.
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
+/// Whether this build has machine code for an architecture, as `ANNEAL_CUDA_ARCHS` names it.
+pub(super) fn built_for(architecture: &str) -> bool {
+    ARCHITECTURES.split([' ', ',']).any(|built| built == architecture)
+}
+
 /// Loads every `.cu` file's kernels into the current context: its name and the module. `gpu` is the device's name, for
 /// the error.
 pub(super) fn load(gpu: &str) -> Result<Vec<(&'static str, sys::CUmodule)>, OpError> {

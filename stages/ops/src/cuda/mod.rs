@@ -21,7 +21,7 @@ mod tests;
 mod unwritten;
 
 pub use context::bus_id;
-pub(crate) use context::{describe, multiprocessors, open, shared_limit};
+pub(crate) use context::{describe, multiprocessors, open, shared_limit, warpgroup_products};
 pub(crate) use door::{addr, slice_addr};
 pub use element::Bf16;
 pub(crate) use gemm::{Gemm, Operand, gemm};

@@ -1,0 +1,239 @@
+//! As `backward_kv.cuh`, with products of whole warpgroups: 128 key rows of one key/value head, 64 a warpgroup.
+//!
+//! A third warpgroup copies blocks of 64 queries into a ring of STAGES, so that the two that compute drift apart: one
+//! multiplies while the other has exponentials to take. S^T = K Q^T and V d^T read both sides from shared memory; the
+//! probabilities they leave in registers are the left operand of dV += P^T d and dK += dS^T Q. Entries, the group's
+//! heads and blocks of queries in a fixed order: no atomics.
+#pragma once
+
+#include "tiles.cuh"
+#include "wgmma.cuh"
+
+namespace attention {
+
+/// Key rows of a tile, and its threads.
+constexpr int HOPPER_KEYS = 128;
+constexpr int HOPPER_THREADS = 3 * GROUP;
+
+#ifdef ANNEAL_WGMMA
+
+/// The blocks of queries that a tile of keys is seen by, in their order.
+struct QueryBlock {
+    const KeyEntry* entries;
+    int left, group;
+    KeyEntry entry;
+    int in_group, row;
+
+    __device__ __forceinline__ QueryBlock(const KeyEntry* entries, int count, int group)
+        : entries(entries), left(count), group(group), entry(entries[0]), in_group(0), row(entry.q_first) {}
+    __device__ __forceinline__ bool more() const { return left > 0; }
+    __device__ __forceinline__ void advance(int rows) {
+        row += rows;
+        if (row < entry.q_end) return;
+        if (++in_group == group) {
+            in_group = 0;
+            if (--left > 0) entry = *++entries;
+        }
+        row = entry.q_first;
+    }
+};
+
+/// Place in a ring of stages, and the parity of its turn.
+template <int STAGES>
+struct Turn {
+    int stage = 0, parity = 0;
+    __device__ __forceinline__ void advance() {
+        if (++stage == STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+/// Log2-sum and delta of two query rows, read again where they are used: registers are short.
+__device__ __forceinline__ float4 statistics_of(uint32_t address) {
+    float4 pair;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];\n"
+                 : "=f"(pair.x), "=f"(pair.y), "=f"(pair.z), "=f"(pair.w)
+                 : "r"(address)
+                 : "memory");
+    return pair;
+}
+
+/// A block of queries for the warpgroups that compute, so that they need no registers to follow the order of blocks.
+__device__ __forceinline__ void keep(uint32_t address, int q_first, int from, int to) {
+    asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %1};\n" ::"r"(address), "r"(q_first), "r"(from), "r"(to) : "memory");
+}
+
+__device__ __forceinline__ int4 kept(uint32_t address) {
+    int4 block;
+    asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(block.x), "=r"(block.y), "=r"(block.z), "=r"(block.w)
+                 : "r"(address)
+                 : "memory");
+    return block;
+}
+
+template <int D>
+struct HopperKv {
+    static constexpr int QUERIES = 64, STAGES = 4;
+    using Keys = Panels<D, HOPPER_KEYS>;
+    using Queries = Panels<D, QUERIES>;
+    static constexpr int RING = 2 * Keys::BYTES;                   // K and V lie before it
+    static constexpr int STATS = RING + STAGES * 2 * Queries::BYTES;  // of each stage: Q, d
+    static constexpr int BLOCKS = STATS + STAGES * QUERIES * 8;  // of each stage: first query, keys from..to
+    static constexpr int FULL = BLOCKS + STAGES * 16;
+    static constexpr int FREE = FULL + STAGES * 8;
+    static constexpr int BYTES = FREE + STAGES * 8;
+};
+
+template <int D>
+__device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16* __restrict__ k,
+                                          const bf16* __restrict__ v, const bf16* __restrict__ d,
+                                          const float2* __restrict__ stats, bf16* __restrict__ d_k,
+                                          bf16* __restrict__ d_v, const KeyTile* __restrict__ tiles,
+                                          const KeyEntry* __restrict__ all_entries, int n_heads, int n_kv_heads,
+                                          int dim, float scale) {
+    using H = HopperKv<D>;
+    using Keys = typename H::Keys;
+    using Queries = typename H::Queries;
+    extern __shared__ __align__(1024) char shared[];
+    const uint32_t base = (shared_address(shared) + 1023) & ~1023u;
+    const int warpgroup = threadIdx.x / GROUP;
+    const int kv_head = blockIdx.x % n_kv_heads, group = n_heads / n_kv_heads;
+    const KeyTile tile = tiles[blockIdx.x / n_kv_heads];
+    const size_t q_stride = static_cast<size_t>(n_heads) * dim, k_stride = static_cast<size_t>(n_kv_heads) * dim;
+    const size_t k_at = tile.first * k_stride + kv_head * dim;
+    const uint32_t k_tile = base, v_tile = base + Keys::BYTES;
+    const auto q_of = [&](int stage) { return base + H::RING + stage * 2 * Queries::BYTES; };
+    const auto full = [&](int stage) { return base + H::FULL + stage * 8; };
+    const auto free = [&](int stage) { return base + H::FREE + stage * 8; };
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < H::STAGES; ++i) {
+            barrier_init(full(i), GROUP);
+            barrier_init(free(i), 2 * GROUP / 32);  // the warps that compute
+        }
+    }
+    __syncthreads();
+    Turn<H::STAGES> turn;
+
+    if (warpgroup == 2) {
+        leave_registers<24>();
+        load_panels<D, HOPPER_KEYS>(k_tile, k + k_at, k_stride, tile.rows, dim);
+        load_panels<D, HOPPER_KEYS>(v_tile, v + k_at, k_stride, tile.rows, dim);
+        QueryBlock block(all_entries + tile.entry, tile.entries, group);
+        int last = -1;
+        const int thread = threadIdx.x & (GROUP - 1);
+        for (; block.more(); block.advance(H::QUERIES), turn.advance()) {
+            barrier_wait(free(turn.stage), turn.parity ^ 1);
+            const int head = kv_head * group + block.in_group, rows = block.entry.q_end - block.row;
+            const size_t at = block.row * q_stride + head * dim;
+            const uint32_t q_tile = q_of(turn.stage);
+            load_panels<D, H::QUERIES>(q_tile, q + at, q_stride, rows, dim);
+            load_panels<D, H::QUERIES>(q_tile + Queries::BYTES, d + at, q_stride, rows, dim);
+            if (thread < H::QUERIES) {
+                const bool take = thread < rows;
+                const float2* from = stats + (static_cast<size_t>(block.row) + (take ? thread : 0)) * n_heads + head;
+                copy_8(base + H::STATS + (turn.stage * H::QUERIES + thread) * 8, from, take);
+            }
+            copies_commit();
+            if (thread == 0) keep(base + H::BLOCKS + turn.stage * 16, block.row, block.entry.from, block.entry.to);
+            if (last >= 0) {
+                copies_wait_for_all_but<1>();
+                publish();
+                barrier_arrive(full(last));
+            }
+            last = turn.stage;
+        }
+        copies_wait();
+        publish();
+        barrier_arrive(full(last));
+        barrier_wait(free(turn.stage), turn.parity ^ 1);
+        if (thread == 0) keep(base + H::BLOCKS + turn.stage * 16, -1, 0, 0);
+        barrier_arrive(full(turn.stage));
+        return;
+    }
+
+    take_registers<240>();
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int own = warpgroup * 64;                            // of the tile's rows
+    const int first_key = tile.first + own;
+    const int key = tile.first + warp * 16 + lane / 4;  // this thread's, and 8 below
+    const bool cut = tile.rows < HOPPER_KEYS;
+    float dk[D / 8][4] = {}, dv[D / 8][4] = {};
+    const float factor = scale * LOG2_E;
+    for (;; turn.advance()) {
+        const uint32_t q_tile = q_of(turn.stage), d_tile = q_tile + Queries::BYTES;
+        barrier_wait(full(turn.stage), turn.parity);
+        const int4 block = kept(base + H::BLOCKS + turn.stage * 16);
+        const int q_first = block.x, from = block.y, to = block.z;
+        if (q_first < 0) break;
+        if (q_first + H::QUERIES > first_key && to > first_key) {
+            float p[H::QUERIES / 8][4], ds[H::QUERIES / 8][4];
+            products_begin();
+#pragma unroll
+            for (int i = 0; i < D / 16; ++i)
+                multiply(p, Keys::by_elements(k_tile, own, i), Queries::by_elements(q_tile, 0, i), i > 0);
+            products_end();
+#pragma unroll
+            for (int i = 0; i < D / 16; ++i)
+                multiply(ds, Keys::by_elements(v_tile, own, i), Queries::by_elements(d_tile, 0, i), i > 0);
+            products_end();
+            products_wait<1>();
+            settled(p);
+            if (cut || from > tile.first || to < tile.first + HOPPER_KEYS || q_first < first_key + 63) {
+#pragma unroll
+                for (int n = 0; n < H::QUERIES / 8; ++n)
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) {
+                        const int row = key + (i >> 1) * 8, query = q_first + n * 8 + lane % 4 * 2 + (i & 1);
+                        if (row > query || row < from || row >= to) p[n][i] = -INFINITY;
+                    }
+            }
+            const uint32_t pairs = base + H::STATS + turn.stage * H::QUERIES * 8 + lane % 4 * 16;
+#pragma unroll
+            for (int n = 0; n < H::QUERIES / 8; ++n) {
+                const float4 pair = statistics_of(pairs + n * 64);
+                // A probability is at most 1; without the bound, rounding at scores of 1e9 would overflow.
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    p[n][i] = exp2_fast(at_most_0(p[n][i] * factor - ((i & 1) ? pair.z : pair.x)));
+            }
+            uint32_t left[H::QUERIES / 16][4];
+            as_left(left, p);
+            products_begin();
+#pragma unroll
+            for (int i = 0; i < H::QUERIES / 16; ++i) multiply<1>(dv, left[i], Queries::by_rows(d_tile, i), 1);
+            products_end();
+            products_wait<1>();
+            settled(ds);
+#pragma unroll
+            for (int n = 0; n < H::QUERIES / 8; ++n) {
+                const float4 pair = statistics_of(pairs + n * 64);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) ds[n][i] = p[n][i] * (ds[n][i] - ((i & 1) ? pair.w : pair.y));
+            }
+            uint32_t left_ds[H::QUERIES / 16][4];
+            as_left(left_ds, ds);
+            products_begin();
+#pragma unroll
+            for (int i = 0; i < H::QUERIES / 16; ++i) multiply<1>(dk, left_ds[i], Queries::by_rows(q_tile, i), 1);
+            products_end();
+            products_wait<0>();
+            settled(dv);
+            settled(dk);
+        }
+        barrier_arrive_warp(free(turn.stage));
+    }
+
+    group_sync(warpgroup);  // all four warps are done with K and V, of which no other reads these rows
+    const float scales[2] = {scale, scale}, ones[2] = {1.0f, 1.0f};
+    const int rows = tile.rows - warp * 16;
+    const size_t at = k_at + warp * 16 * k_stride;
+    store_panels<D, HOPPER_KEYS>(d_k + at, k_stride, rows, dim, k_tile, warp * 16, dk, scales);
+    store_panels<D, HOPPER_KEYS>(d_v + at, k_stride, rows, dim, v_tile, warp * 16, dv, ones);
+}
+
+#endif  // ANNEAL_WGMMA
+
+}  // namespace attention
