@@ -40,7 +40,8 @@ def bounds(bench: dict, shape: tuple, gemm: float, copy: float) -> dict:
     attention = layers * bench["sequence_length"] * tokens * hidden
     head = 2 * labelled * hidden * vocabulary
     f32_states = bench["optimizer_states"] == "f32"
-    update = trained * ((28 if f32_states else 14) if full else 28)
+    # Parameter (or master), gradient and moments in and out, and a master's bf16 copy out.
+    update = trained * ((30 if f32_states else 16) if full else 32)
     return {
         "linear.forward": (flops(2 * tokens * (weights + low)), 4 * layers),
         "linear.backward": (flops(2 * tokens * (2 * weights if full else weights + 2 * low)), 4 * layers),

@@ -11,7 +11,9 @@ mod real;
 mod ruler;
 mod yardsticks;
 
-use anneal_ops::{AdamwHyper, AdamwState, Backend, Cpu, Grads, OpTape, act_to_vec, adamw, grad_norm};
+use anneal_ops::{
+    AdamwHyper, AdamwPart, AdamwState, Backend, Cpu, Grads, OpTape, ParamRef, act_to_vec, adamw, grad_norm,
+};
 use anneal_stages::llama::adapter::Adapter;
 use anneal_stages::llama::generate::Generator;
 use anneal_stages::llama::{Batch, Model, Parameters, WeightFiles};
@@ -83,9 +85,9 @@ impl<B: Backend> Trained<B> {
     }
 
     fn step(&mut self, parameters: &mut Parameters<'_, B>, grads: &mut Grads<B>, hyper: &AdamwHyper) {
-        for (parameter, state) in parameters.refs.iter_mut().zip(&mut self.states) {
-            adamw::step(parameter, grads, state, hyper).unwrap();
-        }
+        let both = parameters.refs.iter_mut().zip(&mut self.states);
+        let part = |(parameter, state)| AdamwPart { param: ParamRef::reborrow(parameter), state, decays: true };
+        adamw::step(&mut both.map(part).collect::<Vec<_>>(), grads, hyper).unwrap();
     }
 
     /// In f32 each parameter itself; in bf16 the updates of the masters, all together: of a rounded weight little but

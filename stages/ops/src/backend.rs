@@ -101,10 +101,6 @@ pub trait Memory:
     fn unwritten<R>(&self, allocate: impl FnOnce() -> R) -> (R, bool) {
         (allocate(), false)
     }
-    /// Sets a buffer of `Elem` to zero.
-    fn zero_buffer(&self, buffer: &mut Buffer<Self>) -> Result<(), OpError>;
-    /// Sets an f32 buffer to zero.
-    fn zero_params(&self, buffer: &mut ParamBuffer<Self>) -> Result<(), OpError>;
     /// Reads a buffer of `Elem` into host memory.
     fn read_buffer(&self, buffer: &Buffer<Self>) -> Result<Vec<f32>, OpError>;
     /// Reads an f32 buffer into host memory.

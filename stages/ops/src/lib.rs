@@ -35,7 +35,7 @@ pub mod tape;
 #[cfg(test)]
 mod testing;
 
-pub use adamw::{AdamwHyper, AdamwState, StateDtype};
+pub use adamw::{AdamwHyper, AdamwPart, AdamwState, StateDtype};
 pub use add::add;
 pub use again::Again;
 pub use argmax::{ArgmaxKernel, NextIds, argmax, argmax_rows, linear_argmax, linear_argmax_next};

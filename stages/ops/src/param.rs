@@ -6,7 +6,7 @@ use dfdx::shapes::{HasShape, Shape};
 use dfdx::tensor::Tensor;
 
 use crate::OpError;
-use crate::backend::{Backend, Matrix, Vector, Weight};
+use crate::backend::{Backend, Buffer, Matrix, ParamBuffer, Vector, Weight};
 use crate::host;
 use crate::tape::Grads;
 
@@ -20,7 +20,33 @@ pub enum ParamRef<'a, B: Backend> {
     Vector(&'a mut Vector<B>),
 }
 
+/// A parameter's gradient.
+pub(crate) enum Gradient<'g, B: Backend> {
+    /// Of a big weight.
+    Elems(&'g mut Buffer<B>),
+    /// Of an f32 matrix or vector.
+    Floats(&'g mut ParamBuffer<B>),
+}
+
 impl<B: Backend> ParamRef<'_, B> {
+    /// The same parameter, borrowed from this for a while.
+    pub fn reborrow(&mut self) -> ParamRef<'_, B> {
+        match self {
+            Self::Weight(p) => ParamRef::Weight(p),
+            Self::Matrix(p) => ParamRef::Matrix(p),
+            Self::Vector(p) => ParamRef::Vector(p),
+        }
+    }
+
+    /// Its gradient, allocated as zeros if there is none yet.
+    pub(crate) fn gradient<'g>(&self, grads: &'g mut Grads<B>) -> Result<Gradient<'g, B>, OpError> {
+        match self {
+            Self::Weight(p) => slot(&mut grads.weights, p).map(Gradient::Elems),
+            Self::Matrix(p) => slot(&mut grads.params, p).map(Gradient::Floats),
+            Self::Vector(p) => slot(&mut grads.params, p).map(Gradient::Floats),
+        }
+    }
+
     /// The device it lies on.
     pub fn device(&self) -> B {
         match self {
@@ -91,29 +117,18 @@ impl<B: Backend> ParamRef<'_, B> {
 
     /// The gradient's values; zeros if no backward reached it.
     pub fn read_grad(&self, grads: &mut Grads<B>) -> Result<Vec<f32>, OpError> {
-        match self {
-            Self::Weight(p) => p.device().read_buffer(slot(&mut grads.weights, p)?),
-            Self::Matrix(p) => p.device().read_params(slot(&mut grads.params, p)?),
-            Self::Vector(p) => p.device().read_params(slot(&mut grads.params, p)?),
+        match self.gradient(grads)? {
+            Gradient::Elems(d) => self.device().read_buffer(d),
+            Gradient::Floats(d) => self.device().read_params(d),
         }
     }
 
     /// Overwrites the gradient with as many host values, e.g. after a reduction over ranks.
     pub fn write_grad(&self, grads: &mut Grads<B>, values: &[f32]) -> Result<(), OpError> {
         self.expect(values.len())?;
-        match self {
-            Self::Weight(p) => p.device().write_buffer(slot(&mut grads.weights, p)?, values),
-            Self::Matrix(p) => p.device().write_params(slot(&mut grads.params, p)?, values),
-            Self::Vector(p) => p.device().write_params(slot(&mut grads.params, p)?, values),
-        }
-    }
-
-    /// Sets the gradient to zero, keeping its memory.
-    pub fn zero_grad(&self, grads: &mut Grads<B>) -> Result<(), OpError> {
-        match self {
-            Self::Weight(p) => p.device().zero_buffer(slot(&mut grads.weights, p)?),
-            Self::Matrix(p) => p.device().zero_params(slot(&mut grads.params, p)?),
-            Self::Vector(p) => p.device().zero_params(slot(&mut grads.params, p)?),
+        match self.gradient(grads)? {
+            Gradient::Elems(d) => self.device().write_buffer(d, values),
+            Gradient::Floats(d) => self.device().write_params(d, values),
         }
     }
 
@@ -127,7 +142,7 @@ impl<B: Backend> ParamRef<'_, B> {
 }
 
 /// The gradient of `tensor`, allocated as zeros if there is none yet.
-pub(crate) fn slot<'g, S: Shape, E, D: dfdx::tensor::Storage<E>>(
+fn slot<'g, S: Shape, E, D: dfdx::tensor::Storage<E>>(
     grads: &'g mut dfdx::prelude::Gradients<E, D>,
     tensor: &Tensor<S, E, D>,
 ) -> Result<&'g mut D::Vec, OpError> {
@@ -152,8 +167,8 @@ mod tests {
         assert_eq!(w.read_grad(&mut grads).unwrap(), [0.0; 4]);
         w.write_grad(&mut grads, &[1.0, 0.0, -1.0, 2.0]).unwrap();
         assert_eq!(w.read_grad(&mut grads).unwrap(), [1.0, 0.0, -1.0, 2.0]);
-        w.zero_grad(&mut grads).unwrap();
-        assert_eq!(w.read_grad(&mut grads).unwrap(), [0.0; 4]);
+        w.reborrow().write(&[1.0; 4]).unwrap();
+        assert_eq!(w.read(), [1.0; 4]);
         let mut b = ParamRef::<B>::Vector(&mut bias);
         assert_eq!(b.write(&[1.0]).unwrap_err().to_string(), "parameter: values [1] does not fit shape [2]");
     }

@@ -29,7 +29,7 @@ impl<B: Backend> Default for Grads<B> {
 }
 
 impl<B: Backend> Grads<B> {
-    /// Drops every gradient. Zeroing in place ([`crate::ParamRef::zero_grad`]) keeps the memory instead.
+    /// Drops every gradient. [`crate::adamw::step`] zeroes those that it has used instead, and keeps their memory.
     pub fn clear(&mut self) {
         *self = Self::default();
     }

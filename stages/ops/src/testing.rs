@@ -10,8 +10,9 @@ use std::rc::Rc;
 use dfdx::prelude::{PutTape, SplitTape};
 
 use crate::OpError;
-use crate::backend::{Act, Backend, Memory};
-use crate::host::act_from_vec;
+use crate::backend::{Act, Backend, Matrix, Memory, Vector, Weight};
+use crate::host::{act_from_vec, matrix_from_vec, vector_from_vec, weight_from_vec};
+use crate::param::ParamRef;
 use crate::tape::{Grads, OpTape, Record};
 
 /// Numbers in `[-1, 1)`, the same for the same seed.
@@ -98,6 +99,39 @@ pub(crate) fn close_or(what: &str, got: &[f32], want: &[f64], tolerance: f64, fl
 /// Runs `f` with a pool of `threads`.
 pub(crate) fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
+}
+
+/// A parameter of a test.
+pub(crate) enum Owned<B: Backend> {
+    Weight(Weight<B>),
+    Matrix(Matrix<B>),
+    Vector(Vector<B>),
+}
+
+impl<B: Backend> Owned<B> {
+    pub(crate) fn param(&mut self) -> ParamRef<'_, B> {
+        match self {
+            Self::Weight(p) => ParamRef::Weight(p),
+            Self::Matrix(p) => ParamRef::Matrix(p),
+            Self::Vector(p) => ParamRef::Vector(p),
+        }
+    }
+}
+
+/// A group of parameters: every kind in every awkward size, empty and longer than a block's part, and so many more that
+/// a block's look for its own takes three rounds.
+pub(crate) fn group<B: Backend>(dev: &B) -> Vec<Owned<B>> {
+    let awkward = [1, 7, 8, 4096 + 3, 0, 2047, 2048, 70_001];
+    let lens = awkward.into_iter().flat_map(|len| [len; 3]).chain((0..1100).map(|i| 1 + i % 9));
+    let make = |(i, len): (usize, usize)| {
+        let values = inputs::<B>(i as u64, len);
+        match i % 3 {
+            0 => Owned::Weight(weight_from_vec(dev, values, 1, len).unwrap()),
+            1 => Owned::Matrix(matrix_from_vec(dev, values, len, 1).unwrap()),
+            _ => Owned::Vector(vector_from_vec(dev, values).unwrap()),
+        }
+    };
+    lens.enumerate().map(make).collect()
 }
 
 /// An input whose gradient the test wants.

@@ -7,7 +7,7 @@ use super::recipe::OptimizerStates;
 use crate::failure::OrFail;
 use crate::llama::Parameters;
 use anneal_engine::Failure;
-use anneal_ops::{AdamwHyper, AdamwState, Backend, Grads, ParamRef, StateDtype, adamw, grad_norm};
+use anneal_ops::{AdamwHyper, AdamwPart, AdamwState, Backend, Grads, ParamRef, StateDtype, adamw, grad_norm};
 use std::collections::BTreeMap;
 
 /// Moments of every trainable parameter, by name.
@@ -53,20 +53,24 @@ impl<B: Backend> Optimizer<B> {
         }
         let limit = self.recipe.max_grad_norm;
         let grad_scale = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) as f32 } else { 1.0 };
-        for (name, parameter) in parameters.names.iter().zip(&mut parameters.refs) {
-            let state = self.states.get_mut(name).ok_or_else(|| Failure::bug(format!("no moments for `{name}`")))?;
-            let hyper = AdamwHyper {
-                lr: learning_rate,
-                beta1: self.recipe.adam_beta1,
-                beta2: self.recipe.adam_beta2,
-                eps: self.recipe.adam_epsilon,
-                weight_decay: if decays(name) { self.recipe.weight_decay } else { 0.0 },
-                step,
-                grad_scale,
-            };
-            adamw::step(parameter, grads, state, &hyper).or_fail()?;
-            parameter.zero_grad(grads).or_fail()?;
-        }
+        let hyper = AdamwHyper {
+            lr: learning_rate,
+            beta1: self.recipe.adam_beta1,
+            beta2: self.recipe.adam_beta2,
+            eps: self.recipe.adam_epsilon,
+            weight_decay: self.recipe.weight_decay,
+            step,
+            grad_scale,
+        };
+        let mut states: BTreeMap<&str, _> =
+            self.states.iter_mut().map(|(name, state)| (name.as_str(), state)).collect();
+        let part = |(name, parameter): (&String, _)| {
+            let state = states.remove(name.as_str());
+            let state = state.ok_or_else(|| Failure::bug(format!("no moments for `{name}`")))?;
+            Ok(AdamwPart { param: ParamRef::reborrow(parameter), state, decays: decays(name) })
+        };
+        let parts = parameters.names.iter().zip(&mut parameters.refs).map(part);
+        adamw::step(&mut parts.collect::<Result<Vec<_>, Failure>>()?, grads, &hyper).or_fail()?;
         Ok(norm)
     }
 

@@ -2,8 +2,9 @@
 //!
 //! With g the gradient times `grad_scale`: `p *= 1 - lr * weight_decay`, `m += (1 - beta1) (g - m)`,
 //! `v = beta2 v + (1 - beta2) g^2`, `p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)`. Factors
-//! that do not depend on the element are computed in f64. Everything is overwritten (`=`), in place. Unaware of
-//! schedules.
+//! that do not depend on the element are computed in f64. Everything is overwritten (`=`), in place; the gradient,
+//! which is used up, with zeros. All parameters are given at once: a GPU takes those of a kind in one launch. Unaware
+//! of schedules.
 //!
 //! Where big weights are bf16, their moments are f32 and the arithmetic runs on an f32 master of the weight, whose
 //! rounded copy the weight is; or, to save memory, moments are bf16 too and there is no master ([`StateDtype`]).
@@ -19,10 +20,10 @@ use dfdx::shapes::HasShape;
 use dfdx::tensor::ZerosTensor;
 
 use crate::OpError;
-use crate::backend::{Backend, Buffer, Matrix, Memory, ParamBuffer, Transfer, Vector, Weight};
+use crate::backend::{Backend, Memory, Transfer, Vector, Weight};
 use crate::category::Category;
 use crate::host::{vector_from_vec, vector_to_vec, weight_to_vec};
-use crate::param::{ParamRef, slot};
+use crate::param::ParamRef;
 use crate::profile::span;
 use crate::tape::Grads;
 
@@ -37,7 +38,7 @@ pub struct AdamwHyper {
     pub beta2: f64,
     /// Added to the denominator.
     pub eps: f64,
-    /// Decoupled weight decay; 0 for norms and biases, by custom.
+    /// Decoupled weight decay, of the parameters that decay.
     pub weight_decay: f64,
     /// Number of this step, from 1.
     pub step: u64,
@@ -48,7 +49,7 @@ pub struct AdamwHyper {
 /// [`AdamwHyper`] as the element loop takes it, in f32.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamwFactors {
-    /// `1 - lr * weight_decay`.
+    /// `1 - lr * weight_decay`; 1 without decay.
     pub keep: f32,
     /// `1 - beta1`.
     pub fresh1: f32,
@@ -67,11 +68,11 @@ pub struct AdamwFactors {
 }
 
 impl AdamwHyper {
-    /// The factors of this step.
-    pub fn factors(&self) -> AdamwFactors {
+    /// The factors of this step for a parameter that `decays` or does not.
+    pub fn factors(&self, decays: bool) -> AdamwFactors {
         let t = self.step as f64;
         AdamwFactors {
-            keep: (1.0 - self.lr * self.weight_decay) as f32,
+            keep: if decays { (1.0 - self.lr * self.weight_decay) as f32 } else { 1.0 },
             fresh1: (1.0 - self.beta1) as f32,
             beta2: self.beta2 as f32,
             fresh2: (1.0 - self.beta2) as f32,
@@ -182,74 +183,62 @@ impl<B: Backend> AdamwState<B> {
             }
         }
     }
+}
 
-    /// Both moments of an f32 parameter.
-    fn full(&mut self) -> Result<(&mut Vector<B>, &mut Vector<B>), OpError> {
-        match &mut self.moments {
-            Moments::F32 { m, v } => Ok((m, v)),
-            Moments::Short { .. } => {
-                Err(OpError::argument("adamw", "the state of a big weight came with an f32 parameter"))
-            }
+/// A parameter and what a step of it needs besides its gradient.
+pub struct AdamwPart<'a, B: Backend> {
+    /// To be updated.
+    pub param: ParamRef<'a, B>,
+    /// Its moments and master.
+    pub state: &'a mut AdamwState<B>,
+    /// Whether [`AdamwHyper::weight_decay`] is for it: not for norms and biases, by custom.
+    pub decays: bool,
+}
+
+impl<B: Backend> AdamwPart<'_, B> {
+    fn check(&self) -> Result<(), OpError> {
+        if self.state.len() != self.param.len() {
+            return Err(OpError::shape("adamw", ("parameter", self.param.shape()), ("state", [self.state.len()])));
         }
+        let short = matches!(self.state.moments, Moments::Short { .. });
+        if short && !matches!(self.param, ParamRef::Weight(_)) {
+            return Err(OpError::argument("adamw", "the state of a big weight came with an f32 parameter"));
+        }
+        Ok(())
     }
 }
 
-/// What a device does for [`step`]: all three overwrite parameter and moments.
+/// What a device does for [`step`].
 pub trait AdamwKernel: Sized {
-    /// For a big weight, with the state's master if weights are shorter than f32 and its moments are not.
-    fn adamw_weight(
+    /// Overwrites parameters, moments and masters, and the gradients with zeros. A big weight's master, if weights are
+    /// shorter than f32 and its moments are not, is made where there is none yet. Parts are checked.
+    fn adamw(
         &self,
-        param: &mut Weight<Self>,
-        grad: &Buffer<Self>,
-        state: &mut AdamwState<Self>,
-        factors: AdamwFactors,
+        parts: &mut [AdamwPart<'_, Self>],
+        grads: &mut Grads<Self>,
+        hyper: &AdamwHyper,
     ) -> Result<(), OpError>
     where
-        Self: Memory;
-    /// For an f32 matrix.
-    fn adamw_matrix(
-        &self,
-        param: &mut Matrix<Self>,
-        grad: &ParamBuffer<Self>,
-        moments: (&mut Vector<Self>, &mut Vector<Self>),
-        factors: AdamwFactors,
-    ) -> Result<(), OpError>
-    where
-        Self: Memory;
-    /// For an f32 vector.
-    fn adamw_vector(
-        &self,
-        param: &mut Vector<Self>,
-        grad: &ParamBuffer<Self>,
-        moments: (&mut Vector<Self>, &mut Vector<Self>),
-        factors: AdamwFactors,
-    ) -> Result<(), OpError>
-    where
-        Self: Memory;
+        Self: Backend;
 }
 
-/// One step of `param` along its gradient in `grads` (zeros if no backward reached it). Nothing but `param` and
-/// `state` changes. Storage shared with a tape would be copied first (on CUDA: changed too): drop the tape before.
+/// One step of all `parts` along their gradients in `grads` (zeros where no backward reached), which are zeros
+/// afterwards. Nothing else changes. What a parameter becomes does not depend on the others. Storage shared with a tape
+/// would be copied first (on CUDA: changed too): drop the tape before.
 ///
 /// # Errors
-/// If the state is another parameter's size or `step` is 0.
+/// If a state is another parameter's, `step` is 0 or, on CUDA, a parameter is there twice (a tensor and its clone):
+/// then no parameter has changed. Lack of memory, or the device failed.
 pub fn step<B: Backend>(
-    param: &mut ParamRef<B>,
+    parts: &mut [AdamwPart<'_, B>],
     grads: &mut Grads<B>,
-    state: &mut AdamwState<B>,
     hyper: &AdamwHyper,
 ) -> Result<(), OpError> {
-    if state.len() != param.len() {
-        return Err(OpError::shape("adamw", ("parameter", param.shape()), ("state", [state.len()])));
-    }
     if hyper.step == 0 {
         return Err(OpError::argument("adamw", "steps are counted from 1"));
     }
-    let (factors, dev) = (hyper.factors(), param.device());
-    let mut update = || match param {
-        ParamRef::Weight(p) => dev.adamw_weight(p, slot(&mut grads.weights, p)?, state, factors),
-        ParamRef::Matrix(p) => dev.adamw_matrix(p, slot(&mut grads.params, p)?, state.full()?, factors),
-        ParamRef::Vector(p) => dev.adamw_vector(p, slot(&mut grads.params, p)?, state.full()?, factors),
-    };
-    span(&dev, "adamw", || update().map_err(|error| error.lacking(Category::Optimizer)))
+    parts.iter().try_for_each(AdamwPart::check)?;
+    let Some(first) = parts.first() else { return Ok(()) };
+    let dev = first.param.device();
+    span(&dev, "adamw", || dev.adamw(parts, grads, hyper).map_err(|error| error.lacking(Category::Optimizer)))
 }

@@ -6,10 +6,20 @@ use proptest::prelude::*;
 use super::*;
 use crate::cpu::slice;
 use crate::host::{matrix_from_vec, weight_from_vec};
-use crate::testing::{close, inputs, numbers, on_every_device, stored, tolerance, wide, with_threads};
+use crate::testing::{Owned, close, group, inputs, numbers, on_every_device, stored, tolerance, wide, with_threads};
 
 const HYPER: AdamwHyper =
     AdamwHyper { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 1, grad_scale: 1.0 };
+
+/// A step of one parameter.
+fn one<B: Backend>(
+    param: &mut ParamRef<B>,
+    grads: &mut Grads<B>,
+    state: &mut AdamwState<B>,
+    hyper: &AdamwHyper,
+) -> Result<(), OpError> {
+    step(&mut [AdamwPart { param: param.reborrow(), state, decays: true }], grads, hyper)
+}
 
 fn steps<B: Backend>(dev: &B, p: &[f32], grads: &[Vec<f32>], hyper: AdamwHyper) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
     let mut param = vector_from_vec(dev, p.to_vec()).unwrap();
@@ -17,7 +27,8 @@ fn steps<B: Backend>(dev: &B, p: &[f32], grads: &[Vec<f32>], hyper: AdamwHyper) 
     for (i, grad) in grads.iter().enumerate() {
         let mut param = ParamRef::Vector(&mut param);
         param.write_grad(&mut all, grad).unwrap();
-        step(&mut param, &mut all, &mut state, &AdamwHyper { step: i as u64 + 1, ..hyper }).unwrap();
+        one(&mut param, &mut all, &mut state, &AdamwHyper { step: i as u64 + 1, ..hyper }).unwrap();
+        assert_eq!(param.read_grad(&mut all).unwrap(), vec![0.0; p.len()], "a gradient is used up");
     }
     let (m, v) = state.read();
     (vector_to_vec::<B>(&param), m, v)
@@ -49,7 +60,7 @@ fn four_steps<B: Backend>(dev: &B, param: &mut ParamRef<B>, grad: &[f32], dtype:
             param.write(&p).unwrap();
         }
         param.write_grad(&mut grads, grad).unwrap();
-        step(param, &mut grads, &mut state, &AdamwHyper { step: t, ..HYPER }).unwrap();
+        one(param, &mut grads, &mut state, &AdamwHyper { step: t, ..HYPER }).unwrap();
     }
     param.read()
 }
@@ -102,7 +113,7 @@ fn an_unshared_parameter_is_updated_in_place() {
     let (mut grads, mut state) = (Grads::<Cpu>::default(), AdamwState::new(&dev, 4).unwrap());
     let mut param = ParamRef::Weight(&mut weight);
     param.write_grad(&mut grads, &[1.0; 4]).unwrap();
-    step(&mut param, &mut grads, &mut state, &HYPER).unwrap();
+    one(&mut param, &mut grads, &mut state, &HYPER).unwrap();
     assert_eq!(slice::matrix("t", &weight).unwrap().as_ptr(), before);
 }
 
@@ -113,17 +124,84 @@ fn the_bits_do_not_depend_on_the_number_of_threads() {
     assert!(one == three);
 }
 
+/// Two steps of [`group`], so many parameters at a time; all that is left of it, as bits.
+fn two_steps<B: Backend>(dev: &B, dtype: StateDtype, at_a_time: usize) -> Vec<Vec<u32>> {
+    let (mut params, mut grads) = (group(dev), Grads::default());
+    let state = |param: &mut Owned<B>| AdamwState::for_param(dev, &param.param(), dtype).unwrap();
+    let mut states: Vec<_> = params.iter_mut().map(state).collect();
+    for t in 1..=2 {
+        for (i, param) in params.iter_mut().enumerate().skip(1) {
+            let param = param.param();
+            param.write_grad(&mut grads, &inputs::<B>(i as u64 ^ t, param.len())).unwrap();
+        }
+        let both = params.iter_mut().zip(&mut states).enumerate();
+        let mut parts: Vec<_> =
+            both.map(|(i, (param, state))| AdamwPart { param: param.param(), state, decays: i % 2 == 0 }).collect();
+        let hyper = AdamwHyper { step: t, grad_scale: 0.7, lr: 0.1, weight_decay: 0.3, ..HYPER };
+        parts.chunks_mut(at_a_time).for_each(|parts| step(parts, &mut grads, &hyper).unwrap());
+    }
+    let all = params.iter_mut().zip(&states).flat_map(|(param, state)| {
+        let (param, (m, v)) = (param.param(), state.read());
+        let grad = param.read_grad(&mut grads).unwrap();
+        assert!(grad.iter().all(|g| g.to_bits() == 0));
+        [param.read(), m, v, state.read_master().unwrap_or_default()]
+    });
+    all.map(|values| values.into_iter().map(f32::to_bits).collect()).collect()
+}
+
+fn check_groups<B: Backend>(dev: B) {
+    for dtype in [StateDtype::F32, StateDtype::Bf16] {
+        let alone = two_steps(&dev, dtype, 1);
+        assert!(alone == two_steps(&dev, dtype, usize::MAX), "{dtype:?}");
+        assert!(alone == two_steps(&dev, dtype, 35), "{dtype:?}");
+    }
+    // Nor does an element's place matter: alone, in a vector of eight, among what is left of one.
+    let (p, grad) = (numbers(1, 21), numbers(2, 21));
+    let (whole, ..) = steps(&dev, &p, &vec![grad.clone(); 3], HYPER);
+    for i in 0..p.len() {
+        let (alone, ..) = steps(&dev, &p[i..=i], &vec![vec![grad[i]]; 3], HYPER);
+        assert_eq!(alone[0].to_bits(), whole[i].to_bits(), "{i}");
+    }
+}
+
+#[test]
+fn a_group_has_the_bits_of_one_parameter_after_the_other() {
+    on_every_device!(check_groups);
+}
+
 fn check_errors<B: Backend>(dev: B) {
     let mut vector = vector_from_vec(&dev, vec![1.0; 3]).unwrap();
     let (mut grads, mut state) = (Grads::<B>::default(), AdamwState::new(&dev, 4).unwrap());
-    let error = step(&mut ParamRef::Vector(&mut vector), &mut grads, &mut state, &HYPER).unwrap_err();
+    let error = one(&mut ParamRef::Vector(&mut vector), &mut grads, &mut state, &HYPER).unwrap_err();
     assert_eq!(error.to_string(), "adamw: parameter [3] does not fit state [4]");
     assert!(state.write(&[0.0; 3], &[0.0; 4]).is_err());
     assert!(state.write_master(&dev, &[0.0; 3]).is_err());
     let mut state = AdamwState::new(&dev, 3).unwrap();
     let zero = AdamwHyper { step: 0, ..HYPER };
-    let error = step(&mut ParamRef::Vector(&mut vector), &mut grads, &mut state, &zero).unwrap_err();
+    let error = one(&mut ParamRef::Vector(&mut vector), &mut grads, &mut state, &zero).unwrap_err();
     assert_eq!(error.to_string(), "adamw: steps are counted from 1");
+    step::<B>(&mut [], &mut grads, &HYPER).unwrap();
+
+    // One part that does not fit, and none is changed.
+    let mut weight = weight_from_vec(&dev, vec![1.0; 3], 1, 3).unwrap();
+    let mut short = AdamwState::for_param(&dev, &ParamRef::<B>::Weight(&mut weight), StateDtype::Bf16).unwrap();
+    let mut other = vector_from_vec(&dev, vec![1.0; 3]).unwrap();
+    let mut parts = [
+        AdamwPart { param: ParamRef::Vector(&mut vector), state: &mut state, decays: true },
+        AdamwPart { param: ParamRef::Vector(&mut other), state: &mut short, decays: true },
+    ];
+    let error = step(&mut parts, &mut grads, &HYPER).unwrap_err();
+    assert_eq!(error.to_string(), "adamw: the state of a big weight came with an f32 parameter");
+    assert_eq!(vector_to_vec::<B>(&vector), [1.0; 3]);
+
+    if B::NUMERICS.starts_with("cuda") {
+        let (mut clone, mut second) = (vector.clone(), AdamwState::new(&dev, 3).unwrap());
+        let mut parts = [
+            AdamwPart { param: ParamRef::Vector(&mut vector), state: &mut state, decays: true },
+            AdamwPart { param: ParamRef::Vector(&mut clone), state: &mut second, decays: true },
+        ];
+        assert_eq!(step(&mut parts, &mut grads, &HYPER).unwrap_err().to_string(), "adamw: a parameter came twice");
+    }
 }
 
 #[test]

@@ -64,16 +64,6 @@ impl Memory for Cpu {
         self.write_buffer(buffer, values)
     }
 
-    fn zero_buffer(&self, buffer: &mut Buffer<Self>) -> Result<(), OpError> {
-        buffer.fill(0.0);
-        Ok(())
-    }
-
-    fn zero_params(&self, buffer: &mut ParamBuffer<Self>) -> Result<(), OpError> {
-        buffer.fill(0.0);
-        Ok(())
-    }
-
     fn read_buffer(&self, buffer: &Buffer<Self>) -> Result<Vec<f32>, OpError> {
         Ok(buffer.to_vec())
     }

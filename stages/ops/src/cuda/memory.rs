@@ -194,14 +194,6 @@ impl Memory for Cuda {
         send(values, *buffer.device_ptr())
     }
 
-    fn zero_buffer(&self, buffer: &mut Buffer<Self>) -> Result<(), OpError> {
-        clear(*buffer.device_ptr(), bytes_of::<Bf16>(buffer.len()))
-    }
-
-    fn zero_params(&self, buffer: &mut ParamBuffer<Self>) -> Result<(), OpError> {
-        clear(*buffer.device_ptr(), bytes_of::<f32>(buffer.len()))
-    }
-
     fn read_buffer(&self, buffer: &Buffer<Self>) -> Result<Vec<f32>, OpError> {
         Ok(Self::elems_to_f32(download(self, buffer)?))
     }

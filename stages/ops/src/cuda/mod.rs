@@ -10,6 +10,7 @@ mod context;
 mod door;
 mod element;
 mod gemm;
+mod group;
 mod launch;
 mod libraries;
 mod limit;
@@ -25,6 +26,7 @@ pub(crate) use context::{describe, multiprocessors, open, shared_limit, warpgrou
 pub(crate) use door::{addr, slice_addr};
 pub use element::Bf16;
 pub(crate) use gemm::{Gemm, Operand, gemm};
+pub(crate) use group::{Group, Table};
 pub(crate) use launch::{Arg, Grid, launch, launch_early};
 pub(crate) use memory::{download, new_act, new_vector, scratch, upload};
 

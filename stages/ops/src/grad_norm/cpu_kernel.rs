@@ -8,6 +8,8 @@ use crate::OpError;
 use crate::backend::{Buffer, ParamBuffer};
 use crate::cpu::simd::{self, LANES, simd_fn};
 use crate::cpu::threads;
+use crate::param::{Gradient, ParamRef};
+use crate::tape::Grads;
 
 /// Elements a partial sum.
 const PIECE: usize = 32 * 1024;
@@ -39,23 +41,11 @@ fn square_sum(x: &[f32]) -> f64 {
 }
 
 impl GradNormKernel for Cpu {
-    type SquareSums = f64;
-
-    fn square_sums(&self, _: usize) -> Result<f64, OpError> {
-        Ok(0.0)
-    }
-
-    fn add_squares(&self, sums: &mut f64, buffer: &Buffer<Self>) -> Result<(), OpError> {
-        *sums += square_sum(buffer);
-        Ok(())
-    }
-
-    fn add_squares_params(&self, sums: &mut f64, buffer: &ParamBuffer<Self>) -> Result<(), OpError> {
-        self.add_squares(sums, buffer)
-    }
-
-    fn finish_squares(&self, sums: f64) -> Result<f64, OpError> {
-        Ok(sums)
+    fn square_sum(&self, grads: &mut Grads<Self>, params: &[ParamRef<Self>]) -> Result<f64, OpError> {
+        params.iter().try_fold(0.0, |sum, param| {
+            let (Gradient::Elems(d) | Gradient::Floats(d)) = param.gradient(grads)?;
+            Ok(sum + square_sum(d))
+        })
     }
 
     fn scale_buffer(&self, buffer: &mut Buffer<Self>, factor: f32) -> Result<(), OpError> {

@@ -1,4 +1,5 @@
-//! The global L2 norm of gradients, and scaling them. Sums in f64, parameters in the order given.
+//! The global L2 norm of gradients, and scaling them. Sums in f64, parameters in the order given; a GPU sums all of
+//! them in one launch.
 //!
 //! Unaware of names and of what the norm is for (clipping, logging).
 
@@ -8,27 +9,18 @@ mod cuda_kernel;
 
 use crate::OpError;
 use crate::backend::{Backend, Buffer, Memory, ParamBuffer};
-use crate::param::{ParamRef, slot};
+use crate::param::{Gradient, ParamRef};
 use crate::profile::span;
 use crate::tape::Grads;
 
 /// What a device does for [`grad_norm`] and [`scale_grads`].
 pub trait GradNormKernel: Sized {
-    /// Sums of squares under way: the host need not wait for each.
-    type SquareSums;
-    /// None yet, of at most `tensors` tensors.
-    fn square_sums(&self, tensors: usize) -> Result<Self::SquareSums, OpError>;
-    /// Adds the squares of a big weight's gradient, in f64 and in an order that depends on the length only.
-    fn add_squares(&self, sums: &mut Self::SquareSums, buffer: &Buffer<Self>) -> Result<(), OpError>
+    /// The sum of squares over the gradients of `params`, in f64: of each in an order that depends on its length only,
+    /// then of all in the order given.
+    fn square_sum(&self, grads: &mut Grads<Self>, params: &[ParamRef<Self>]) -> Result<f64, OpError>
     where
-        Self: Memory;
-    /// As `add_squares`, of an f32 gradient.
-    fn add_squares_params(&self, sums: &mut Self::SquareSums, buffer: &ParamBuffer<Self>) -> Result<(), OpError>
-    where
-        Self: Memory;
-    /// The sum of all, tensors in the order in which they were added.
-    fn finish_squares(&self, sums: Self::SquareSums) -> Result<f64, OpError>;
-    /// Multiplies a gradient by `factor` in place.
+        Self: Backend;
+    /// Multiplies a big weight's gradient by `factor` in place.
     fn scale_buffer(&self, buffer: &mut Buffer<Self>, factor: f32) -> Result<(), OpError>
     where
         Self: Memory;
@@ -41,30 +33,22 @@ pub trait GradNormKernel: Sized {
 /// `sqrt(sum of squares)` over the gradients of all `params`. NaN or infinite if any element is.
 ///
 /// A parameter that no backward reached counts as zero (its gradient is allocated).
+///
+/// # Errors
+/// Lack of memory, or the device failed.
 pub fn grad_norm<B: Backend>(grads: &mut Grads<B>, params: &[ParamRef<B>]) -> Result<f64, OpError> {
     let Some(first) = params.first() else { return Ok(0.0) };
     let dev = first.device();
-    span(&dev, "grad_norm", || {
-        let mut sums = dev.square_sums(params.len())?;
-        for param in params {
-            match param {
-                ParamRef::Weight(p) => dev.add_squares(&mut sums, slot(&mut grads.weights, p)?)?,
-                ParamRef::Matrix(p) => dev.add_squares_params(&mut sums, slot(&mut grads.params, p)?)?,
-                ParamRef::Vector(p) => dev.add_squares_params(&mut sums, slot(&mut grads.params, p)?)?,
-            }
-        }
-        Ok(dev.finish_squares(sums)?.sqrt())
-    })
+    span(&dev, "grad_norm", || Ok(dev.square_sum(grads, params)?.sqrt()))
 }
 
 /// Multiplies the gradients of all `params` by `factor`. To clip, rather pass `factor` to the optimizer as
 /// `grad_scale`, which costs no pass over memory.
 pub fn scale_grads<B: Backend>(grads: &mut Grads<B>, params: &[ParamRef<B>], factor: f32) -> Result<(), OpError> {
     for param in params {
-        match param {
-            ParamRef::Weight(p) => p.device().scale_buffer(slot(&mut grads.weights, p)?, factor)?,
-            ParamRef::Matrix(p) => p.device().scale_params(slot(&mut grads.params, p)?, factor)?,
-            ParamRef::Vector(p) => p.device().scale_params(slot(&mut grads.params, p)?, factor)?,
+        match param.gradient(grads)? {
+            Gradient::Elems(d) => param.device().scale_buffer(d, factor)?,
+            Gradient::Floats(d) => param.device().scale_params(d, factor)?,
         }
     }
     Ok(())
@@ -74,7 +58,7 @@ pub fn scale_grads<B: Backend>(grads: &mut Grads<B>, params: &[ParamRef<B>], fac
 mod tests {
     use super::*;
     use crate::host::{vector_from_vec, weight_from_vec};
-    use crate::testing::{on_every_device, stored};
+    use crate::testing::{Owned, group, inputs, on_every_device, stored, wide};
 
     fn check<B: Backend>(dev: B) {
         let mut weight = weight_from_vec(&dev, vec![0.0; 4], 2, 2).unwrap();
@@ -109,6 +93,27 @@ mod tests {
         // The want itself is a plain sum of millions.
         assert!((got / want - 1.0).abs() < 1e-10, "{got} {want}");
         assert_eq!(grad_norm(&mut grads, &params).unwrap(), got);
+    }
+
+    fn check_groups<B: Backend>(dev: B) {
+        let (mut owned, mut grads) = (group(&dev), Grads::default());
+        let params: Vec<ParamRef<B>> = owned.iter_mut().map(Owned::param).collect();
+        let mut want = 0.0;
+        for (i, param) in params.iter().enumerate().skip(1) {
+            let values = inputs::<B>(i as u64, param.len());
+            want += wide(&values).iter().map(|x| x * x).sum::<f64>();
+            param.write_grad(&mut grads, &values).unwrap();
+        }
+        let all = dev.square_sum(&mut grads, &params).unwrap();
+        assert!((all / want - 1.0).abs() < 1e-12, "{all} {want}");
+        assert_eq!(dev.square_sum(&mut grads, &params).unwrap().to_bits(), all.to_bits(), "the same bits again");
+        let alone = params.chunks(1).map(|param| dev.square_sum(&mut grads, param).unwrap());
+        assert_eq!(alone.sum::<f64>().to_bits(), all.to_bits(), "those of one parameter after the other");
+    }
+
+    #[test]
+    fn a_group_has_the_bits_of_one_parameter_after_the_other() {
+        on_every_device!(check_groups);
     }
 
     #[test]
