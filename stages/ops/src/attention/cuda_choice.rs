@@ -69,7 +69,7 @@ impl Kernels {
         Ok(choose(dim, warpgroup_products(dev)))
     }
 
-    /// Threads of a block: `THREADS` of mma.cuh, or `HOPPER_THREADS` of hopper_kv.cuh.
+    /// Threads of a block: `THREADS` of mma.cuh, or `HOPPER_THREADS` of ring.cuh.
     pub(super) fn threads(&self) -> usize {
         if self.hopper { 384 } else { 128 }
     }

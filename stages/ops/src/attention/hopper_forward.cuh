@@ -3,7 +3,7 @@
 //! while this block's become probabilities.
 #pragma once
 
-#include "hopper_q.cuh"
+#include "ring.cuh"
 
 namespace attention {
 
@@ -15,9 +15,7 @@ struct HopperForward {
     using Rows = Panels<D, ROWS>;
     using Keys = Panels<D, KEYS>;
     static constexpr int RING = Rows::BYTES;  // Q lies before it
-    static constexpr int FULL = RING + STAGES * 2 * Keys::BYTES;
-    static constexpr int FREE = FULL + STAGES * 8;
-    static constexpr int BYTES = FREE + STAGES * 8;
+    static constexpr int BARRIERS = RING + STAGES * 2 * Keys::BYTES;
 };
 
 /// Scores become probabilities relative to the largest score so far; `shrink` is what outputs so far are to be
@@ -65,30 +63,25 @@ __device__ __forceinline__ void hopper_forward(const bf16* __restrict__ q, const
     const size_t q_stride = static_cast<size_t>(n_heads) * dim, k_stride = static_cast<size_t>(n_kv_heads) * dim;
     const size_t q_at = tile->q_first * q_stride + head * dim;
     const size_t k_at = static_cast<size_t>(head / (n_heads / n_kv_heads)) * dim;
-    const uint32_t q_tile = base, ring = base + H::RING, full = base + H::FULL, free = base + H::FREE;
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < H::STAGES; ++i) {
-            barrier_init(full + i * 8, GROUP);
-            barrier_init(free + i * 8, 2 * GROUP / 32);
-        }
-    }
-    __syncthreads();
+    const uint32_t q_tile = base, ring = base + H::RING;
+    const Ring<H::STAGES> barriers{base + H::BARRIERS};
+    barriers.begin();
 
     if (warpgroup == 2) {
         leave_registers<40>();
         load_panels<D, H::ROWS>(q_tile, q + q_at, q_stride, tile->rows, dim);
-        feed_blocks<D, H::STAGES>(tile, k + k_at, v + k_at, k_stride, dim, ring, full, free);
+        feed_blocks<D>(barriers, ring, tile, k + k_at, v + k_at, k_stride, dim);
         return;
     }
 
     take_registers<232>();
     if (tile->rows <= warpgroup * 64) {
-        pass_blocks(tile, Turn<H::STAGES>(), KeyBlock(tile), true, full, free);
+        pass_blocks(barriers, tile, Turn<H::STAGES>(), KeyBlock(tile), true);
         return;
     }
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     uint32_t q_left[D / 16][4];
-    barrier_wait(full, 0);  // with the first block comes Q
+    barrier_wait(barriers.full(0), 0);  // with the first block comes Q
     Rows::left(q_left, q_tile, warp * 16, lane);
     const float factor = scale * LOG2_E;
     const int position = tile->key_first + warpgroup * 64;
@@ -136,14 +129,14 @@ __device__ __forceinline__ void hopper_forward(const bf16* __restrict__ q, const
         turn.advance();
         more = block.advance(tile);
         if (!more || block.first >= position + 64) break;
-        barrier_wait(full + turn.stage * 8, turn.parity);
+        barriers.wait_full(turn);
         scores();
         outputs(stage);
         products_wait<1>();
         soften();
         products_wait<0>();
         settled(o);
-        barrier_arrive_warp(free + stage * 8);
+        barriers.release(stage);
 #pragma unroll
         for (int n = 0; n < D / 8; ++n)
 #pragma unroll
@@ -153,9 +146,9 @@ __device__ __forceinline__ void hopper_forward(const bf16* __restrict__ q, const
     outputs(stage);
     products_wait<0>();
     settled(o);
-    barrier_arrive_warp(free + stage * 8);
+    barriers.release(stage);
     // What the other warpgroup sees and this one does not.
-    pass_blocks(tile, turn, block, more, full, free);
+    pass_blocks(barriers, tile, turn, block, more);
 
     float inverse[2];
 #pragma unroll

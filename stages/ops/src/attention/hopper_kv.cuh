@@ -6,14 +6,12 @@
 //! heads and blocks of queries in a fixed order: no atomics.
 #pragma once
 
-#include "tiles.cuh"
-#include "wgmma.cuh"
+#include "ring.cuh"
 
 namespace attention {
 
-/// Key rows of a tile, and its threads.
+/// Key rows of a tile.
 constexpr int HOPPER_KEYS = 128;
-constexpr int HOPPER_THREADS = 3 * GROUP;
 
 #ifdef ANNEAL_WGMMA
 
@@ -38,40 +36,16 @@ struct QueryBlock {
     }
 };
 
-/// Place in a ring of stages, and the parity of its turn.
-template <int STAGES>
-struct Turn {
-    int stage = 0, parity = 0;
-    __device__ __forceinline__ void advance() {
-        if (++stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
-
 /// Log2-sum and delta of two query rows, read again where they are used: registers are short.
 __device__ __forceinline__ float4 statistics_of(uint32_t address) {
-    float4 pair;
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];\n"
-                 : "=f"(pair.x), "=f"(pair.y), "=f"(pair.z), "=f"(pair.w)
-                 : "r"(address)
-                 : "memory");
-    return pair;
+    const uint4 v = read_16(address);
+    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
 }
 
-/// A block of queries for the warpgroups that compute, so that they need no registers to follow the order of blocks.
-__device__ __forceinline__ void keep(uint32_t address, int q_first, int from, int to) {
+/// Leaves a block of queries for the warpgroups that compute, so that they need no registers to follow the order of
+/// blocks: first query, or -1 behind the last block, and the keys `from..to` that it sees.
+__device__ __forceinline__ void leave_block(uint32_t address, int q_first, int from, int to) {
     asm volatile("st.shared.v4.s32 [%0], {%1, %2, %3, %1};\n" ::"r"(address), "r"(q_first), "r"(from), "r"(to) : "memory");
-}
-
-__device__ __forceinline__ int4 kept(uint32_t address) {
-    int4 block;
-    asm volatile("ld.shared.v4.s32 {%0, %1, %2, %3}, [%4];\n"
-                 : "=r"(block.x), "=r"(block.y), "=r"(block.z), "=r"(block.w)
-                 : "r"(address)
-                 : "memory");
-    return block;
 }
 
 template <int D>
@@ -79,12 +53,10 @@ struct HopperKv {
     static constexpr int QUERIES = 64, STAGES = 4;
     using Keys = Panels<D, HOPPER_KEYS>;
     using Queries = Panels<D, QUERIES>;
-    static constexpr int RING = 2 * Keys::BYTES;                   // K and V lie before it
-    static constexpr int STATS = RING + STAGES * 2 * Queries::BYTES;  // of each stage: Q, d
-    static constexpr int BLOCKS = STATS + STAGES * QUERIES * 8;  // of each stage: first query, keys from..to
-    static constexpr int FULL = BLOCKS + STAGES * 16;
-    static constexpr int FREE = FULL + STAGES * 8;
-    static constexpr int BYTES = FREE + STAGES * 8;
+    static constexpr int RING = 2 * Keys::BYTES;                      // K and V lie before it
+    static constexpr int STATS = RING + STAGES * 2 * Queries::BYTES;  // a stage of the ring: Q, d
+    static constexpr int BLOCKS = STATS + STAGES * QUERIES * 8;       // of each stage: `leave_block`
+    static constexpr int BARRIERS = BLOCKS + STAGES * 16;
 };
 
 template <int D>
@@ -106,15 +78,8 @@ __device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16
     const size_t k_at = tile.first * k_stride + kv_head * dim;
     const uint32_t k_tile = base, v_tile = base + Keys::BYTES;
     const auto q_of = [&](int stage) { return base + H::RING + stage * 2 * Queries::BYTES; };
-    const auto full = [&](int stage) { return base + H::FULL + stage * 8; };
-    const auto free = [&](int stage) { return base + H::FREE + stage * 8; };
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < H::STAGES; ++i) {
-            barrier_init(full(i), GROUP);
-            barrier_init(free(i), 2 * GROUP / 32);  // the warps that compute
-        }
-    }
-    __syncthreads();
+    const Ring<H::STAGES> ring{base + H::BARRIERS};
+    ring.begin();
     Turn<H::STAGES> turn;
 
     if (warpgroup == 2) {
@@ -125,7 +90,7 @@ __device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16
         int last = -1;
         const int thread = threadIdx.x & (GROUP - 1);
         for (; block.more(); block.advance(H::QUERIES), turn.advance()) {
-            barrier_wait(free(turn.stage), turn.parity ^ 1);
+            ring.wait_free(turn);
             const int head = kv_head * group + block.in_group, rows = block.entry.q_end - block.row;
             const size_t at = block.row * q_stride + head * dim;
             const uint32_t q_tile = q_of(turn.stage);
@@ -136,36 +101,28 @@ __device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16
                 const float2* from = stats + (static_cast<size_t>(block.row) + (take ? thread : 0)) * n_heads + head;
                 copy_8(base + H::STATS + (turn.stage * H::QUERIES + thread) * 8, from, take);
             }
-            copies_commit();
-            if (thread == 0) keep(base + H::BLOCKS + turn.stage * 16, block.row, block.entry.from, block.entry.to);
-            if (last >= 0) {
-                copies_wait_for_all_but<1>();
-                publish();
-                barrier_arrive(full(last));
-            }
-            last = turn.stage;
+            if (thread == 0)
+                leave_block(base + H::BLOCKS + turn.stage * 16, block.row, block.entry.from, block.entry.to);
+            ring.copying(turn.stage, last);
         }
-        copies_wait();
-        publish();
-        barrier_arrive(full(last));
-        barrier_wait(free(turn.stage), turn.parity ^ 1);
-        if (thread == 0) keep(base + H::BLOCKS + turn.stage * 16, -1, 0, 0);
-        barrier_arrive(full(turn.stage));
+        ring.copied(last);
+        ring.wait_free(turn);
+        if (thread == 0) leave_block(base + H::BLOCKS + turn.stage * 16, -1, 0, 0);
+        barrier_arrive(ring.full(turn.stage));
         return;
     }
 
     take_registers<240>();
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const int own = warpgroup * 64;                            // of the tile's rows
+    const int own = warpgroup * 64;  // first of its rows in the tile
     const int first_key = tile.first + own;
     const int key = tile.first + warp * 16 + lane / 4;  // this thread's, and 8 below
-    const bool cut = tile.rows < HOPPER_KEYS;
     float dk[D / 8][4] = {}, dv[D / 8][4] = {};
     const float factor = scale * LOG2_E;
     for (;; turn.advance()) {
         const uint32_t q_tile = q_of(turn.stage), d_tile = q_tile + Queries::BYTES;
-        barrier_wait(full(turn.stage), turn.parity);
-        const int4 block = kept(base + H::BLOCKS + turn.stage * 16);
+        ring.wait_full(turn);
+        const uint4 block = read_16(base + H::BLOCKS + turn.stage * 16);
         const int q_first = block.x, from = block.y, to = block.z;
         if (q_first < 0) break;
         if (q_first + H::QUERIES > first_key && to > first_key) {
@@ -181,7 +138,7 @@ __device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16
             products_end();
             products_wait<1>();
             settled(p);
-            if (cut || from > tile.first || to < tile.first + HOPPER_KEYS || q_first < first_key + 63) {
+            if (from > tile.first || to < tile.first + HOPPER_KEYS || q_first < first_key + 63) {
 #pragma unroll
                 for (int n = 0; n < H::QUERIES / 8; ++n)
 #pragma unroll
@@ -223,7 +180,7 @@ __device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16
             settled(dv);
             settled(dk);
         }
-        barrier_arrive_warp(free(turn.stage));
+        ring.release(turn.stage);
     }
 
     group_sync(warpgroup);  // all four warps are done with K and V, of which no other reads these rows

@@ -2,7 +2,7 @@
 //! 64 keys that a third warpgroup copies into a ring of STAGES. Q and d stay in registers as left operands.
 #pragma once
 
-#include "hopper_kv.cuh"
+#include "ring.cuh"
 
 namespace attention {
 
@@ -14,51 +14,8 @@ struct HopperQ {
     using Rows = Panels<D, ROWS>;
     using Keys = Panels<D, KEYS>;
     static constexpr int RING = 2 * Rows::BYTES;  // Q and d lie before it
-    static constexpr int FULL = RING + STAGES * 2 * Keys::BYTES;
-    static constexpr int FREE = FULL + STAGES * 8;
-    static constexpr int BYTES = FREE + STAGES * 8;
+    static constexpr int BARRIERS = RING + STAGES * 2 * Keys::BYTES;
 };
-
-/// Copies the blocks of keys and values that a tile of queries sees into a ring; the warpgroup that does nothing else.
-/// `begin` has started copies that the first block is to wait for too.
-template <int D, int STAGES>
-__device__ __forceinline__ void feed_blocks(const QueryTile* tile, const bf16* k, const bf16* v, size_t k_stride, int dim,
-                                            uint32_t ring, uint32_t full, uint32_t free) {
-    using Keys = Panels<D, KEYS>;
-    Turn<STAGES> turn;
-    KeyBlock block(tile);
-    int last = -1;
-    bool more = true;
-    for (; more; turn.advance()) {
-        barrier_wait(free + turn.stage * 8, turn.parity ^ 1);
-        const size_t at = block.first * k_stride;
-        const uint32_t k_tile = ring + turn.stage * 2 * Keys::BYTES;
-        load_panels<D, KEYS>(k_tile, k + at, k_stride, block.end - block.first, dim);
-        load_panels<D, KEYS>(k_tile + Keys::BYTES, v + at, k_stride, block.end - block.first, dim);
-        copies_commit();
-        if (last >= 0) {
-            copies_wait_for_all_but<1>();
-            publish();
-            barrier_arrive(full + last * 8);
-        }
-        last = turn.stage;
-        more = block.advance(tile);
-    }
-    copies_wait();
-    publish();
-    barrier_arrive(full + last * 8);
-}
-
-/// Lets a warpgroup pass by blocks that none of its rows sees: from `block`, if there is `more`, to the last.
-template <int STAGES>
-__device__ __forceinline__ void pass_blocks(const QueryTile* tile, Turn<STAGES> turn, KeyBlock block, bool more,
-                                            uint32_t full, uint32_t free) {
-    for (; more; turn.advance()) {
-        barrier_wait(full + turn.stage * 8, turn.parity);
-        barrier_arrive_warp(free + turn.stage * 8);
-        more = block.advance(tile);
-    }
-}
 
 template <int D>
 __device__ __forceinline__ void hopper_q(const bf16* __restrict__ q, const bf16* __restrict__ k,
@@ -78,26 +35,20 @@ __device__ __forceinline__ void hopper_q(const bf16* __restrict__ q, const bf16*
     const size_t q_at = tile->q_first * q_stride + head * dim;
     const size_t k_at = static_cast<size_t>(head / (n_heads / n_kv_heads)) * dim;
     const uint32_t q_tile = base, d_tile = base + Rows::BYTES, ring = base + H::RING;
-    const uint32_t full = base + H::FULL, free = base + H::FREE;
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < H::STAGES; ++i) {
-            barrier_init(full + i * 8, GROUP);
-            barrier_init(free + i * 8, 2 * GROUP / 32);
-        }
-    }
-    __syncthreads();
+    const Ring<H::STAGES> barriers{base + H::BARRIERS};
+    barriers.begin();
 
     if (warpgroup == 2) {
         leave_registers<24>();
         load_panels<D, H::ROWS>(q_tile, q + q_at, q_stride, tile->rows, dim);
         load_panels<D, H::ROWS>(d_tile, d + q_at, q_stride, tile->rows, dim);
-        feed_blocks<D, H::STAGES>(tile, k + k_at, v + k_at, k_stride, dim, ring, full, free);
+        feed_blocks<D>(barriers, ring, tile, k + k_at, v + k_at, k_stride, dim);
         return;
     }
 
     take_registers<240>();
     if (tile->rows <= warpgroup * 64) {
-        pass_blocks(tile, Turn<H::STAGES>(), KeyBlock(tile), true, full, free);
+        pass_blocks(barriers, tile, Turn<H::STAGES>(), KeyBlock(tile), true);
         return;
     }
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
@@ -109,7 +60,7 @@ __device__ __forceinline__ void hopper_q(const bf16* __restrict__ q, const bf16*
                                      : make_float2(0.0f, 0.0f);
     }
     uint32_t q_left[D / 16][4], d_left[D / 16][4];
-    barrier_wait(full, 0);  // with the first block come Q and d
+    barrier_wait(barriers.full(0), 0);  // with the first block come Q and d
     Rows::left(q_left, q_tile, warp * 16, lane);
     Rows::left(d_left, d_tile, warp * 16, lane);
 
@@ -173,7 +124,7 @@ __device__ __forceinline__ void hopper_q(const bf16* __restrict__ q, const bf16*
         turn.advance();
         more = block.advance(tile);
         if (!more || block.first >= position + 64) break;
-        barrier_wait(full + turn.stage * 8, turn.parity);
+        barriers.wait_full(turn);
         scores();
         gradients(stage);
         products_wait<2>();
@@ -182,15 +133,15 @@ __device__ __forceinline__ void hopper_q(const bf16* __restrict__ q, const bf16*
         score_gradients();
         products_wait<0>();
         settled(dq);
-        barrier_arrive_warp(free + stage * 8);
+        barriers.release(stage);
         as_left(left, ds);
     }
     gradients(stage);
     products_wait<0>();
     settled(dq);
-    barrier_arrive_warp(free + stage * 8);
+    barriers.release(stage);
     // What the other warpgroup sees and this one does not.
-    pass_blocks(tile, turn, block, more, full, free);
+    pass_blocks(barriers, tile, turn, block, more);
 
     // The warp's rows of Q are its own, and in registers since.
     const float scales[2] = {scale, scale};
