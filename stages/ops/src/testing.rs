@@ -37,8 +37,8 @@ pub(crate) fn stored<B: Memory>(values: Vec<f32>) -> Vec<f32> {
     B::elems_to_f32(B::elems_from_f32(values))
 }
 
-/// The bound of an error relative to the largest value: `of_f32` where `B` computes in f32. In bf16 at least 2^-7: two
-/// results rounded to 8 bits (2^-9 each) and added, with as much again for rounded intermediates.
+/// The bound of an error relative to the largest value: `of_f32` where `B` computes in f32. In bf16 at least 2^-7:
+/// the result's own rounding to 8 bits (2^-8 at most) and as much again for those of intermediates.
 pub(crate) fn tolerance<B: Memory>(of_f32: f64) -> f64 {
     if B::NUMERICS.ends_with("bf16") { of_f32.max(1.0 / 128.0) } else { of_f32 }
 }

@@ -90,7 +90,7 @@ __device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16
         int last = -1;
         const int thread = threadIdx.x & (GROUP - 1);
         for (; block.more(); block.advance(H::QUERIES), turn.advance()) {
-            ring.wait_free(turn);
+            ring.wait_free(turn.stage);
             const int head = kv_head * group + block.in_group, rows = block.entry.q_end - block.row;
             const size_t at = block.row * q_stride + head * dim;
             const uint32_t q_tile = q_of(turn.stage);
@@ -106,9 +106,10 @@ __device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16
             ring.copying(turn.stage, last);
         }
         ring.copied(last);
-        ring.wait_free(turn);
+        ring.wait_free(turn.stage);
         if (thread == 0) leave_block(base + H::BLOCKS + turn.stage * 16, -1, 0, 0);
         barrier_arrive(ring.full(turn.stage));
+        ring.end();
         return;
     }
 
@@ -124,7 +125,10 @@ __device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16
         ring.wait_full(turn);
         const uint4 block = read_16(base + H::BLOCKS + turn.stage * 16);
         const int q_first = block.x, from = block.y, to = block.z;
-        if (q_first < 0) break;
+        if (q_first < 0) {
+            ring.release(turn.stage);
+            break;
+        }
         if (q_first + H::QUERIES > first_key && to > first_key) {
             float p[H::QUERIES / 8][4], ds[H::QUERIES / 8][4];
             products_begin();

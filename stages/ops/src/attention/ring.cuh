@@ -13,6 +13,9 @@ constexpr int HOPPER_THREADS = 3 * GROUP;
 
 #ifdef ANNEAL_WGMMA
 
+/// First of the named barriers of a ring: 0 is `__syncthreads`, 1 and 2 are `group_sync`'s.
+constexpr int FREE = 3;
+
 /// Place in a ring, and the parity of its turn.
 template <int STAGES>
 struct Turn {
@@ -25,33 +28,33 @@ struct Turn {
     }
 };
 
-/// The barriers at `barriers`, two a stage: one is passed when it is full, one when it is free.
+/// Stages that are copied into, then computed with, in turn. `barriers` has one barrier a stage, passed when it is full.
+/// The barrier that is passed when a stage is free is a named one: a warp arrives as a whole there, and racecheck follows it.
 template <int STAGES>
 struct Ring {
     uint32_t barriers;
 
+    static_assert(FREE + STAGES <= 16);  // so many named barriers are there
     __device__ __forceinline__ uint32_t full(int stage) const { return barriers + stage * 8; }
-    __device__ __forceinline__ uint32_t free(int stage) const { return barriers + (STAGES + stage) * 8; }
-    /// All threads of the block.
+    /// All threads of the block. Every stage is free.
     __device__ __forceinline__ void begin() const {
         if (threadIdx.x == 0) {
-            for (int i = 0; i < STAGES; ++i) {
-                barrier_init(full(i), GROUP);
-                barrier_init(free(i), 2 * GROUP / 32);  // the warps that compute
-            }
+            for (int i = 0; i < STAGES; ++i) barrier_init(full(i), GROUP);
         }
         __syncthreads();
+        if (threadIdx.x < 2 * GROUP) {
+            for (int i = 0; i < STAGES; ++i) release(i);
+        }
     }
-    __device__ __forceinline__ void wait_free(const Turn<STAGES>& turn) const {
-        barrier_wait(free(turn.stage), turn.parity ^ 1);
-    }
+    __device__ __forceinline__ void wait_free(int stage) const { named_sync(FREE + stage, HOPPER_THREADS); }
     __device__ __forceinline__ void wait_full(const Turn<STAGES>& turn) const {
         barrier_wait(full(turn.stage), turn.parity);
     }
-    /// The warp is done with a stage. racecheck follows the barrier and not `__syncwarp` (NOTES.md).
-    __device__ __forceinline__ void release(int stage) const {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) barrier_arrive(free(stage));
+    /// The warp, which computes, is done with a stage.
+    __device__ __forceinline__ void release(int stage) const { named_arrive(FREE + stage, HOPPER_THREADS); }
+    /// The warpgroup that copies waits until no stage is in use: no barrier is left half passed.
+    __device__ __forceinline__ void end() const {
+        for (int i = 0; i < STAGES; ++i) wait_free(i);
     }
     /// What this thread began to copy into a stage is on its way; the stage before, `last`, becomes full, if there was one.
     __device__ __forceinline__ void copying(int stage, int& last) const {
@@ -81,7 +84,7 @@ __device__ __forceinline__ void feed_blocks(const Ring<STAGES>& barriers, uint32
     KeyBlock block(tile);
     int last = -1;
     for (bool more = true; more; turn.advance()) {
-        barriers.wait_free(turn);
+        barriers.wait_free(turn.stage);
         const size_t at = block.first * k_stride;
         const uint32_t k_tile = ring + turn.stage * 2 * Keys::BYTES;
         load_panels<D, KEYS>(k_tile, k + at, k_stride, block.end - block.first, dim);
@@ -90,6 +93,7 @@ __device__ __forceinline__ void feed_blocks(const Ring<STAGES>& barriers, uint32
         more = block.advance(tile);
     }
     barriers.copied(last);
+    barriers.end();
 }
 
 /// Lets a warpgroup pass by blocks that none of its rows sees: from `block`, if there is `more`, to the last.

@@ -41,10 +41,18 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
     } while (!done);
 }
 
-/// Waits for the other warps of a warpgroup.
-__device__ __forceinline__ void group_sync(int group) {
-    asm volatile("bar.sync %0, 128;\n" ::"r"(group + 1) : "memory");
+/// Arrives at a named barrier of the block, and waits until `threads` have.
+__device__ __forceinline__ void named_sync(int barrier, int threads) {
+    asm volatile("bar.sync %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
 }
+
+/// Arrives at a named barrier, for those who wait there until `threads` have.
+__device__ __forceinline__ void named_arrive(int barrier, int threads) {
+    asm volatile("bar.arrive %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+/// Waits for the other warps of a warpgroup.
+__device__ __forceinline__ void group_sync(int group) { named_sync(group + 1, GROUP); }
 
 /// What this thread wrote to shared memory may be read by products once others know of it.
 __device__ __forceinline__ void publish() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }

@@ -27,6 +27,8 @@ pub(super) struct Context {
     pub(super) early: bool,
     /// Whether kernels of whole warpgroups' products may run: compute capability 9.0, and built for it.
     pub(super) warpgroups: bool,
+    /// Whether products go through cuBLASLt where it takes them.
+    pub(super) cublaslt: bool,
     /// Name of the `.cu` file and its kernels.
     pub(super) modules: Vec<(&'static str, sys::CUmodule)>,
     pub(super) functions: Mutex<HashMap<&'static str, Function>>,
@@ -73,8 +75,8 @@ fn capability(device: sys::CUdevice) -> Result<(i32, i32), OpError> {
     Ok((major, attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?))
 }
 
-/// Whether a way of the newer GPUs is not switched off: `NAME=0` has the ways of the older ones, for comparisons and for
-/// tools that cannot follow the newer.
+/// Whether a fast way is not switched off: `NAME=0` has a slower one take its place, for comparisons and for tools that
+/// cannot follow the fast one.
 fn wanted(name: &str) -> bool {
     std::env::var_os(name).is_none_or(|value| value != "0")
 }
@@ -175,6 +177,7 @@ fn make() -> Result<Context, OpError> {
         shared_limit: shared.unsigned_abs(),
         early: wanted("ANNEAL_OVERLAP") && capability(handle)? >= (9, 0),
         warpgroups: wanted("ANNEAL_WGMMA") && capability(handle)? == (9, 0) && super::launch::built_for("90a"),
+        cublaslt: wanted("ANNEAL_CUBLASLT"),
         modules: super::launch::load(&name(handle))?,
         functions: Mutex::default(),
         lt: Mutex::new(Lt::new(&device)?),

@@ -111,11 +111,11 @@ pub(crate) unsafe fn gemm(dev: &Cuda, call: &Gemm) -> Result<(), OpError> {
     if call.k == 0 && call.source.is_none() {
         return if call.beta == 0.0 { zero(call) } else { Ok(()) };
     }
-    if call.k == 0 || (call.a.transposed && call.k < FEW_TOKENS) {
+    let context = context()?;
+    if call.k == 0 || (call.a.transposed && call.k < FEW_TOKENS) || !context.cublaslt {
         // SAFETY: the caller's promise; the list is the kernel's.
         return unsafe { plain(dev, call) };
     }
-    let context = context()?;
     let mut lt = context.lt.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     // SAFETY: the caller's promise. dfdx's stream is cuBLAS's stream by the same handle.
     if unsafe { lt.run(call, context.device.cu_stream().cast()) }? {
