@@ -2,7 +2,8 @@
 //! of the images for `src/cuda/launch.rs`. Without the feature it does nothing and needs nothing.
 //!
 //! Environment: `NVCC` or `CUDA_PATH`, `CUDA_ROOT`, `CUDA_HOME` (whose `bin/nvcc` it is) or the PATH; and
-//! `ANNEAL_CUDA_ARCHS`, e.g. `80 90a`, to compile for fewer GPUs. A kernel that spills registers fails the build.
+//! `ANNEAL_CUDA_ARCHS`, e.g. `80 90a`, to compile for fewer GPUs. A kernel that spills registers fails the build, and so does
+//! one whose asynchronous products ptxas makes wait for each other.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -84,7 +85,7 @@ fn nvcc() -> PathBuf {
     found.next().unwrap_or_else(|| "nvcc".into())
 }
 
-/// Compiles one file and looks for spilled registers in what the assembler says.
+/// Compiles one file and looks for what makes a kernel slow in what the assembler says.
 fn compile(nvcc: &Path, source: &Path, out: &Path, archs: &str) -> Result<(), String> {
     let mut command = Command::new(nvcc);
     command.args(["-std=c++17", "-O3", "-fatbin", "-Xptxas", "-v", "-I", "src/cuda"]);
@@ -106,6 +107,9 @@ fn compile(nvcc: &Path, source: &Path, out: &Path, archs: &str) -> Result<(), St
         }
         if line.contains("spill stores") && !line.contains(" 0 bytes spill stores") {
             return Err(format!("{}: {kernel} spills registers: {}", source.display(), line.trim()));
+        }
+        if line.contains("wgmma") && line.contains("serializ") {
+            return Err(format!("{}: products wait for each other: {}", source.display(), line.trim()));
         }
     }
     Ok(())

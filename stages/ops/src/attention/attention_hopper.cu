@@ -1,5 +1,5 @@
 //! The kernels of attention for compute capability 9.0: entry points, with the parameters of those in `attention.cu`
-//! (the key kernel has no `stages`), 384 threads and the shared memory that `cuda_kernel.rs` computes as the bodies do.
+//! (the key kernel has no `stages`), 384 threads and the shared memory that `cuda_choice.rs` computes as the bodies do.
 
 #include "hopper_forward.cuh"
 #include "hopper_kv.cuh"
@@ -12,7 +12,8 @@ using attention::QueryTile;
 #ifdef ANNEAL_WGMMA
 #define ANNEAL_BODY(CALL) attention::CALL
 #else
-#define ANNEAL_BODY(CALL)
+// Never chosen; and were it, an error rather than results that nobody wrote.
+#define ANNEAL_BODY(CALL) __trap()
 #endif
 
 #define ATTENTION_HOPPER(D)                                                                                           \

@@ -97,8 +97,8 @@ __device__ __forceinline__ void backward_q(const bf16* __restrict__ q, const bf1
                      shared + warp * T::bytes(16), dq, scales);
 }
 
-/// stats[row * n_heads + head] = (lse * log2(e), sum(d * out)). A warp takes one (row, head); dim needs no alignment
-/// unless `wide`, where it is a multiple of 8.
+/// stats[row * n_heads + head] = (lse * log2(e), sum(d * out)). A warp takes one (row, head), or,
+/// where they are `WIDE`, that is dim a multiple of 8, eight lanes do.
 template <bool WIDE>
 __device__ __forceinline__ void statistics(const bf16* __restrict__ out, const bf16* __restrict__ d,
                                            const float* __restrict__ lse, float2* __restrict__ stats, size_t pairs,

@@ -83,10 +83,10 @@ impl Kernels {
         }
     }
 
-    /// A block's shared memory with `rows` of its own and `stages` in a ring, each of two blocks and `beside` bytes and two
-    /// barriers. It begins at a multiple of 1024.
+    /// A block's shared memory with `rows` of its own and `stages` in a ring, each of two blocks, `beside` bytes and a
+    /// barrier. It begins at a multiple of 1024.
     fn ring(&self, rows: usize, stages: usize, beside: usize) -> usize {
-        1024 + self.tiles(rows) + stages * (self.tiles(2 * BLOCK) + beside + 16)
+        1024 + self.tiles(rows) + stages * (self.tiles(2 * BLOCK) + beside + 8)
     }
 
     /// Bytes of shared memory of a block of `forward`.
@@ -148,6 +148,11 @@ mod tests {
             let most = [kernels.forward_shared(), kernels.backward_q_shared(), kernels.backward_kv_shared(0).0];
             assert!(most.iter().all(|bytes| *bytes <= 227 * 1024), "{most:?}");
         }
+        // `BARRIERS + 8 * STAGES` of the kernels, and what a block may lack to a multiple of 1024.
+        let wide = &HOPPER[1];
+        assert_eq!(wide.forward_shared(), 1024 + 0x30000 + 5 * 8);
+        assert_eq!(wide.backward_q_shared(), 1024 + 0x30000 + 4 * 8);
+        assert_eq!(wide.backward_kv_shared(0).0, 1024 + 0x30840 + 4 * 8);
         // 100 KiB a block where there is no room for two blocks in flight.
         assert_eq!(TENSOR_CORES[3].backward_kv_shared(100 * 1024), (4 * 64 * 272 + 512, Some(1)));
         assert_eq!(TENSOR_CORES[3].backward_kv_shared(227 * 1024), (6 * 64 * 272 + 1024, Some(2)));

@@ -100,7 +100,7 @@ __device__ __forceinline__ void hopper_forward(const bf16* __restrict__ q, const
     };
     // Scores of `block` become probabilities, while a product of earlier ones with V may still run.
     const auto soften = [&]() {
-        settled(s);
+        pin(s);
         if (block.first + KEYS > block.end || block.first + KEYS - 1 > position) {
 #pragma unroll
             for (int n = 0; n < KEYS / 8; ++n)
@@ -117,6 +117,8 @@ __device__ __forceinline__ void hopper_forward(const bf16* __restrict__ q, const
     soften();
     as_left(p, s);
     const auto outputs = [&](int stage) {
+        pin(o);
+        pin(p);
         products_begin();
 #pragma unroll
         for (int i = 0; i < KEYS / 16; ++i) multiply<1>(o, p[i], Keys::by_rows(k_of(stage) + Keys::BYTES, i), 1);
@@ -135,7 +137,8 @@ __device__ __forceinline__ void hopper_forward(const bf16* __restrict__ q, const
         products_wait<1>();
         soften();
         products_wait<0>();
-        settled(o);
+        pin(o);
+        pin(p);
         barriers.release(stage);
 #pragma unroll
         for (int n = 0; n < D / 8; ++n)
@@ -145,7 +148,7 @@ __device__ __forceinline__ void hopper_forward(const bf16* __restrict__ q, const
     }
     outputs(stage);
     products_wait<0>();
-    settled(o);
+    pin(o);
     barriers.release(stage);
     // What the other warpgroup sees and this one does not.
     pass_blocks(barriers, tile, turn, block, more);

@@ -109,7 +109,7 @@ __device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16
         ring.wait_free(turn.stage);
         if (thread == 0) leave_block(base + H::BLOCKS + turn.stage * 16, -1, 0, 0);
         barrier_arrive(ring.full(turn.stage));
-        ring.end();
+        ring.drain();
         return;
     }
 
@@ -141,7 +141,7 @@ __device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16
                 multiply(ds, Keys::by_elements(v_tile, own, i), Queries::by_elements(d_tile, 0, i), i > 0);
             products_end();
             products_wait<1>();
-            settled(p);
+            pin(p);
             if (from > tile.first || to < tile.first + HOPPER_KEYS || q_first < first_key + 63) {
 #pragma unroll
                 for (int n = 0; n < H::QUERIES / 8; ++n)
@@ -162,12 +162,13 @@ __device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16
             }
             uint32_t left[H::QUERIES / 16][4];
             as_left(left, p);
+            pin(left);
             products_begin();
 #pragma unroll
             for (int i = 0; i < H::QUERIES / 16; ++i) multiply<1>(dv, left[i], Queries::by_rows(d_tile, i), 1);
             products_end();
             products_wait<1>();
-            settled(ds);
+            pin(ds);
 #pragma unroll
             for (int n = 0; n < H::QUERIES / 8; ++n) {
                 const float4 pair = statistics_of(pairs + n * 64);
@@ -176,13 +177,16 @@ __device__ __forceinline__ void hopper_kv(const bf16* __restrict__ q, const bf16
             }
             uint32_t left_ds[H::QUERIES / 16][4];
             as_left(left_ds, ds);
+            pin(left_ds);
             products_begin();
 #pragma unroll
             for (int i = 0; i < H::QUERIES / 16; ++i) multiply<1>(dk, left_ds[i], Queries::by_rows(q_tile, i), 1);
             products_end();
             products_wait<0>();
-            settled(dv);
-            settled(dk);
+            pin(dv);
+            pin(dk);
+            pin(left);
+            pin(left_ds);
         }
         ring.release(turn.stage);
     }

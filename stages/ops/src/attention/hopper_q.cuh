@@ -83,13 +83,15 @@ __device__ __forceinline__ void hopper_q(const bf16* __restrict__ q, const bf16*
         products_end();
     };
     const auto gradients = [&](int stage) {
+        pin(dq);
+        pin(left);
         products_begin();
 #pragma unroll
         for (int i = 0; i < KEYS / 16; ++i) multiply<1>(dq, left[i], Keys::by_rows(k_of(stage), i), 1);
         products_end();
     };
     const auto probabilities = [&]() {
-        settled(p);
+        pin(p);
         if (block.first + KEYS > block.end || block.first + KEYS - 1 > position) {
 #pragma unroll
             for (int n = 0; n < KEYS / 8; ++n)
@@ -105,7 +107,7 @@ __device__ __forceinline__ void hopper_q(const bf16* __restrict__ q, const bf16*
             for (int i = 0; i < 4; ++i) p[n][i] = exp2_fast(at_most_0(p[n][i] * factor - stat[i >> 1].x));
     };
     const auto score_gradients = [&]() {
-        settled(ds);
+        pin(ds);
 #pragma unroll
         for (int n = 0; n < KEYS / 8; ++n)
 #pragma unroll
@@ -132,13 +134,14 @@ __device__ __forceinline__ void hopper_q(const bf16* __restrict__ q, const bf16*
         products_wait<1>();
         score_gradients();
         products_wait<0>();
-        settled(dq);
+        pin(dq);
+        pin(left);
         barriers.release(stage);
         as_left(left, ds);
     }
     gradients(stage);
     products_wait<0>();
-    settled(dq);
+    pin(dq);
     barriers.release(stage);
     // What the other warpgroup sees and this one does not.
     pass_blocks(barriers, tile, turn, block, more);

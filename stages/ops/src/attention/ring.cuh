@@ -13,8 +13,8 @@ constexpr int HOPPER_THREADS = 3 * GROUP;
 
 #ifdef ANNEAL_WGMMA
 
-/// First of the named barriers of a ring: 0 is `__syncthreads`, 1 and 2 are `group_sync`'s.
-constexpr int FREE = 3;
+/// The named barrier of a ring's first stage: 0 is `__syncthreads`, 1 and 2 are `group_sync`'s.
+constexpr int FIRST_FREE = 3;
 
 /// Place in a ring, and the parity of its turn.
 template <int STAGES>
@@ -34,7 +34,9 @@ template <int STAGES>
 struct Ring {
     uint32_t barriers;
 
-    static_assert(FREE + STAGES <= 16);  // so many named barriers are there
+    static_assert(FIRST_FREE + STAGES <= 16);  // so many named barriers are there
+    // A stage becomes full when the next is being copied to, and is free when the next was waited for.
+    static_assert(STAGES >= 3);
     __device__ __forceinline__ uint32_t full(int stage) const { return barriers + stage * 8; }
     /// All threads of the block. Every stage is free.
     __device__ __forceinline__ void begin() const {
@@ -46,14 +48,14 @@ struct Ring {
             for (int i = 0; i < STAGES; ++i) release(i);
         }
     }
-    __device__ __forceinline__ void wait_free(int stage) const { named_sync(FREE + stage, HOPPER_THREADS); }
+    __device__ __forceinline__ void wait_free(int stage) const { named_sync(FIRST_FREE + stage, HOPPER_THREADS); }
     __device__ __forceinline__ void wait_full(const Turn<STAGES>& turn) const {
         barrier_wait(full(turn.stage), turn.parity);
     }
     /// The warp, which computes, is done with a stage.
-    __device__ __forceinline__ void release(int stage) const { named_arrive(FREE + stage, HOPPER_THREADS); }
+    __device__ __forceinline__ void release(int stage) const { named_arrive(FIRST_FREE + stage, HOPPER_THREADS); }
     /// The warpgroup that copies waits until no stage is in use: no barrier is left half passed.
-    __device__ __forceinline__ void end() const {
+    __device__ __forceinline__ void drain() const {
         for (int i = 0; i < STAGES; ++i) wait_free(i);
     }
     /// What this thread began to copy into a stage is on its way; the stage before, `last`, becomes full, if there was one.
@@ -61,15 +63,15 @@ struct Ring {
         copies_commit();
         if (last >= 0) {
             copies_wait_for_all_but<1>();
-            publish();
+            fence_for_products();
             barrier_arrive(full(last));
         }
         last = stage;
     }
-    /// The last stage that was copied becomes full.
+    /// The last stage that was copied, of one at least, becomes full.
     __device__ __forceinline__ void copied(int last) const {
         copies_wait();
-        publish();
+        fence_for_products();
         barrier_arrive(full(last));
     }
 };
@@ -93,7 +95,7 @@ __device__ __forceinline__ void feed_blocks(const Ring<STAGES>& barriers, uint32
         more = block.advance(tile);
     }
     barriers.copied(last);
-    barriers.end();
+    barriers.drain();
 }
 
 /// Lets a warpgroup pass by blocks that none of its rows sees: from `block`, if there is `more`, to the last.

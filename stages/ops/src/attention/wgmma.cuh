@@ -29,7 +29,7 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
 }
 
-/// Waits for the end of the barrier's phase of this parity; a fresh barrier is past its phase of parity 1.
+/// Waits for the end of the barrier's phase of this parity, the first of which is 0.
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
     uint32_t done;
     do {
@@ -55,7 +55,7 @@ __device__ __forceinline__ void named_arrive(int barrier, int threads) {
 __device__ __forceinline__ void group_sync(int group) { named_sync(group + 1, GROUP); }
 
 /// What this thread wrote to shared memory may be read by products once others know of it.
-__device__ __forceinline__ void publish() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
+__device__ __forceinline__ void fence_for_products() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
 
 template <int REGISTERS>
 __device__ __forceinline__ void take_registers() {
@@ -125,13 +125,23 @@ __device__ __forceinline__ void products_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(PENDING) : "memory");
 }
 
-/// Keeps the compiler from reading a product's registers before a wait that stands ahead of this.
+/// Keeps what writes these registers ahead of this, and what reads them behind: the compiler knows of a product's
+/// instructions, not of the time until it is waited for. Results are pinned before they are added to and after they are
+/// waited for, left operands likewise. No instructions.
 template <int N>
-__device__ __forceinline__ void settled(float (&c)[N][4]) {
+__device__ __forceinline__ void pin(float (&c)[N][4]) {
 #pragma unroll
     for (int n = 0; n < N; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(c[n][i])::"memory");
+}
+
+template <int N>
+__device__ __forceinline__ void pin(uint32_t (&a)[N][4]) {
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(a[n][i])::"memory");
 }
 
 /// c[64 x 64] (+)= a b, `a` [64 x 16] and `b` [16 x 64] in shared memory, both K-major. Without `add`, c is overwritten.
@@ -165,7 +175,7 @@ __device__ __forceinline__ void multiply(float (&c)[8][4], const uint32_t (&a)[4
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(TRANSPOSED));
 }
 
-/// As above, `a` in registers (16 rows a warp, as `mma`'s); `b` MN-major if TRANSPOSED.
+/// As above, c[64 x 128].
 template <int TRANSPOSED>
 __device__ __forceinline__ void multiply(float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, int add) {
     asm volatile(

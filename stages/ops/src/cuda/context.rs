@@ -23,7 +23,7 @@ pub(super) struct Context {
     pub(super) multiprocessors: u32,
     /// Bytes of dynamic shared memory that a block may opt into.
     pub(super) shared_limit: u32,
-    /// Whether a kernel may begin before the one ahead of it has ended: compute capability 9.0.
+    /// Whether a kernel may begin before the one ahead of it has ended: compute capability 9.0 or later.
     pub(super) early: bool,
     /// Whether kernels of whole warpgroups' products may run: compute capability 9.0, and built for it.
     pub(super) warpgroups: bool,

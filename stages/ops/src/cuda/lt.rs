@@ -39,8 +39,28 @@ struct Key {
     many: bool,
 }
 
+/// A description of a product, destroyed when dropped.
+struct Desc(sys::cublasLtMatmulDesc_t);
+
+impl Drop for Desc {
+    fn drop(&mut self) {
+        // SAFETY: created once, destroyed once.
+        let _ = unsafe { result::destroy_matmul_desc(self.0) };
+    }
+}
+
+/// What an algorithm has to heed, destroyed when dropped.
+struct Preference(sys::cublasLtMatmulPreference_t);
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        // SAFETY: created once, destroyed once.
+        let _ = unsafe { result::destroy_matmul_pref(self.0) };
+    }
+}
+
 struct Plan {
-    desc: sys::cublasLtMatmulDesc_t,
+    desc: Desc,
     algo: Option<sys::cublasLtMatmulAlgo_t>,
 }
 
@@ -99,15 +119,15 @@ fn attribute<T>(set: impl FnOnce(*const c_void, usize) -> Result<(), CublasError
     set((&raw const value).cast(), size_of::<T>()).map_err(|error| failed("attribute", error))
 }
 
-fn describe(call: &Gemm) -> Result<sys::cublasLtMatmulDesc_t, OpError> {
+fn describe(call: &Gemm) -> Result<Desc, OpError> {
     let (compute, scale) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F);
-    let desc = result::create_matmul_desc(compute, scale).map_err(|error| failed("description", error))?;
+    let desc = result::create_matmul_desc(compute, scale).map_err(|error| failed("description", error)).map(Desc)?;
     for (which, operand) in
         [(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, &call.b), (DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, &call.a)]
     {
         let op = i32::from(operand.transposed);
         // SAFETY: these attributes are 32-bit operations: 0 none, 1 transposed.
-        attribute(|at, size| unsafe { result::set_matmul_desc_attribute(desc, which, at, size) }, op)?;
+        attribute(|at, size| unsafe { result::set_matmul_desc_attribute(desc.0, which, at, size) }, op)?;
     }
     Ok(desc)
 }
@@ -134,12 +154,12 @@ impl Lt {
     fn choose(
         &self,
         call: &Gemm,
-        desc: sys::cublasLtMatmulDesc_t,
+        desc: &Desc,
         m: usize,
         k: usize,
     ) -> Result<Option<sys::cublasLtMatmulAlgo_t>, OpError> {
         let [b, a, c] = layouts(call, m, k)?;
-        let pref = result::create_matmul_pref().map_err(|error| failed("preference", error))?;
+        let pref = result::create_matmul_pref().map_err(|error| failed("preference", error)).map(Preference)?;
         // A product over many tokens may be cut into parts that are added in a fixed order; others never. An algorithm
         // that cuts is wrong, not refused, where a part is left without tokens (seen: 1 token, a third of the result).
         let reduction = if call.a.transposed && k >= CUT_FROM {
@@ -157,14 +177,12 @@ impl Lt {
         ];
         for (which, value) in numbers {
             // SAFETY: these attributes are u32.
-            attribute(|at, size| unsafe { result::set_matmul_pref_attribute(pref, which, at, size) }, value)?;
+            attribute(|at, size| unsafe { result::set_matmul_pref_attribute(pref.0, which, at, size) }, value)?;
         }
         let which = PrefAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
         // SAFETY: this attribute is a size_t.
-        attribute(|at, size| unsafe { result::set_matmul_pref_attribute(pref, which, at, size) }, WORKSPACE)?;
-        let found = result::get_matmul_algo_heuristic(self.handle, desc, b.0, a.0, c.0, c.0, pref);
-        // SAFETY: created above, destroyed once.
-        let _ = unsafe { result::destroy_matmul_pref(pref) };
+        attribute(|at, size| unsafe { result::set_matmul_pref_attribute(pref.0, which, at, size) }, WORKSPACE)?;
+        let found = result::get_matmul_algo_heuristic(self.handle, desc.0, b.0, a.0, c.0, c.0, pref.0);
         match found {
             Ok(found) => Ok(Some(found.algo)),
             Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED | Status::CUBLAS_STATUS_INVALID_VALUE)) => Ok(None),
@@ -177,7 +195,7 @@ impl Lt {
     unsafe fn multiply(
         &self,
         call: &Gemm,
-        desc: sys::cublasLtMatmulDesc_t,
+        desc: &Desc,
         algo: &sys::cublasLtMatmulAlgo_t,
         stream: sys::cudaStream_t,
     ) -> Result<(), CublasError> {
@@ -188,7 +206,7 @@ impl Lt {
         unsafe {
             result::matmul(
                 self.handle,
-                desc,
+                desc.0,
                 (&raw const call.alpha).cast(),
                 (&raw const call.beta).cast(),
                 call.b.addr as *const c_void,
@@ -227,14 +245,14 @@ impl Lt {
                 true if call.k >= CUT_FROM => (call.m, CANONICAL),
                 true => (call.m, FEW),
             };
-            let algo = self.choose(call, desc, m, k)?;
+            let algo = self.choose(call, &desc, m, k)?;
             self.plans.insert(key, Plan { desc, algo });
         }
         let Some(plan) = self.plans.get(&key) else { return Ok(false) };
         let attempt = |algo: Option<sys::cublasLtMatmulAlgo_t>| {
             let Some(algo) = algo else { return Ok(false) };
             // SAFETY: the caller's promise.
-            match unsafe { self.multiply(call, plan.desc, &algo, stream) } {
+            match unsafe { self.multiply(call, &plan.desc, &algo, stream) } {
                 Ok(()) => Ok(true),
                 Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED | Status::CUBLAS_STATUS_INVALID_VALUE)) => {
                     Ok(false)
@@ -243,6 +261,6 @@ impl Lt {
             }
         };
         // An algorithm chosen for many tokens may refuse very few: then one is chosen for exactly these.
-        Ok(attempt(plan.algo)? || attempt(self.choose(call, plan.desc, call.m, call.k)?)?)
+        Ok(attempt(plan.algo)? || attempt(self.choose(call, &plan.desc, call.m, call.k)?)?)
     }
 }

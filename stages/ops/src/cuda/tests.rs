@@ -162,6 +162,32 @@ fn products_of_every_kind_agree_with_f64() {
     }
 }
 
+/// Weights of Llama-3-8B and SmolLM2, their branches, and shapes that cuBLASLt does not like; down to one row.
+#[test]
+fn a_row_has_the_same_bits_whatever_the_number_of_rows() {
+    let Some(dev) = gpu() else { return };
+    const MOST: usize = 300;
+    let large = [[4096, 4096], [1024, 4096], [14336, 4096], [4096, 14336], [48, 4096], [4096, 16]];
+    let small = [[576, 576], [192, 576], [1536, 576], [576, 1536], [16, 576], [576, 16], [72, 40], [5, 7], [33, 1]];
+    for [n, k] in large.into_iter().chain(small) {
+        let (_a, a) = operand(&dev, &values(1, MOST * k), [MOST, k], false, false);
+        let (_b, stored) = operand(&dev, &values(2, n * k), [n, k], false, false);
+        for (transposed, wide) in [(true, false), (false, false), (true, true), (false, true)] {
+            let b = if transposed { stored.t() } else { Operand { ld: n, ..stored } };
+            let rows_of = |m: usize| {
+                let (out, c) = operand(&dev, &vec![0.0; m * n], [m, n], wide, false);
+                // SAFETY: the operands hold the matrices.
+                unsafe { gemm(&dev, &Gemm::new([m, n, k], a, b, c)) }.unwrap();
+                out.read(&dev)
+            };
+            let all = rows_of(MOST);
+            for m in (1..=16).chain([31, 33, 64, 65, 127, 129]) {
+                assert!(rows_of(m) == all[..m * n], "{m} rows, weight [{n}, {k}], {transposed} {wide}");
+            }
+        }
+    }
+}
+
 #[test]
 fn products_over_nothing_and_wrong_operands() {
     let Some(dev) = gpu() else { return };

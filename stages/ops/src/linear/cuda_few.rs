@@ -247,8 +247,7 @@ unsafe fn part(dev: &Cuda, call: &Few, kernel: &Kernel, first: usize, rows: usiz
     }
     let blocks = (narrow(OP, "blocks", tiles + low_blocks)?, 1, 1);
     let grid = Grid { blocks, threads: 256, shared_bytes: kernel.shared() };
-    // SAFETY: the caller's promise; u has room for all rows, and the flags for the low blocks. The flags are freed in stream order
-    // when larger ones replace them.
+    // SAFETY: the caller's promise; u has room for all rows, and the flags for the low blocks, which are kept.
     unsafe {
         match call.early {
             true => launch_early(dev, kernel.name, grid, &args),

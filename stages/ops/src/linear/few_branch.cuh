@@ -125,7 +125,8 @@ __device__ __forceinline__ void low_rank(const Common& c, const Module& m0, cons
     if (threadIdx.x == 0) publish(c.ready + low, c.epoch);
 }
 
-/// Waits until all of u is there.
+/// Waits until all of u is there: for blocks of lower numbers, which have begun. Blocks begin in the order of their
+/// numbers on every GPU so far; CUDA does not promise it where they do not all fit at once.
 __device__ __forceinline__ void await_low_rank(const Common& c) {
     for (unsigned i = threadIdx.x; i < c.low_blocks; i += FEW_THREADS) {
         while (observe(c.ready + i) != c.epoch) __nanosleep(40);
