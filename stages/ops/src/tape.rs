@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dfdx::prelude::{Gradients, Merge, NoneTape, Tape};
 use dfdx::tensor::HasErr;
 
-use crate::OpError;
 use crate::backend::Backend;
+use crate::{Category, OpError};
 
 /// Gradients by what they belong to. `acts` lives within one backward; the others accumulate over any number of them.
 pub struct Grads<B: Backend> {
@@ -96,14 +96,16 @@ impl<B: Backend> OpTape<B> {
         result
     }
 
-    /// Like [`OpTape::backward`], but leaves `grads.acts` as the nodes leave it.
+    /// Like [`OpTape::backward`], but leaves `grads.acts` as the nodes leave it. Lack of memory that says nothing else is
+    /// for activations.
     pub(crate) fn run(mut self, grads: &mut Grads<B>) -> Result<(), OpError> {
         self.nodes.sort_by_key(|(time, _)| *time);
         while let Some((_, node)) = self.nodes.pop() {
-            match node {
-                Node::Stock(node) => node(&mut grads.acts).map_err(OpError::device)?,
-                Node::Own(node) => node(grads)?,
-            }
+            let ran = match node {
+                Node::Stock(node) => node(&mut grads.acts).map_err(OpError::device),
+                Node::Own(node) => node(grads),
+            };
+            ran.map_err(|error| error.lacking(Category::Activations))?;
         }
         Ok(())
     }

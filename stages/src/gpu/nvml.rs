@@ -114,5 +114,5 @@ pub(super) fn usable() -> Vec<(String, Option<u64>)> {
         Choice::Id(id) => Some(all.iter().find(|(uuid, _)| uuid.starts_with(&id)).cloned().unwrap_or((id, None))),
         Choice::Nothing => None,
     };
-    list.split(',').map_while(|entry| named(entry)).collect()
+    list.split(',').map_while(named).collect()
 }

@@ -14,7 +14,7 @@ use dfdx::prelude::Cuda;
 use super::launch::Function;
 use super::libraries::{CUBLAS, CUBLASLT, DRIVER, present};
 use super::lt::Lt;
-use crate::OpError;
+use crate::{Category, OpError};
 
 /// What this process holds of its GPU. Made once, never dropped.
 pub(super) struct Context {
@@ -203,11 +203,11 @@ pub(super) fn context() -> Result<&'static Context, OpError> {
 /// Opens the device, or says what is missing and what to do.
 ///
 /// # Errors
-/// [`OpError::DeviceUnusable`] without driver, libraries, device or kernels for it; [`OpError::OutOfMemory`] where
-/// other processes have taken all of its memory.
+/// [`OpError::DeviceUnusable`] without driver, libraries, device or kernels for it; [`OpError::Lacking`] where other
+/// processes have taken all of its memory.
 pub(crate) fn open() -> Result<Cuda, OpError> {
-    context()?;
-    Cuda::try_build(0, 0).map_err(OpError::device)
+    let opened = context().and_then(|_| Cuda::try_build(0, 0).map_err(OpError::device));
+    opened.map_err(|error| error.lacking(Category::Workspace))
 }
 
 /// PCI address of the open device, as NVIDIA's tools write it: `00000000:1B:00.0`. Opens it if need be.

@@ -120,23 +120,23 @@ extern "C" fn anneal_cuda_resolve(entry: *const Entry) -> *const c_void {
     target
 }
 
-/// Functions that give something back. cudarc unwraps their results in `drop`, so after a GPU error, which every later
-/// call repeats, a program would panic (and abort, if it unwinds) instead of reporting what happened. They answer
-/// "success" here: what they give back is gone with the failed context anyway, and the next call that matters reports
-/// the error again.
+/// Functions that give something back, or wait for it before. cudarc unwraps their results in `drop`, so after a GPU error,
+/// which every later call repeats, a program would panic (and abort, if it unwinds) instead of reporting what happened. They
+/// answer "success" here: what they give back is gone with the failed context anyway, and the next call that matters
+/// reports the error again.
 macro_rules! forgiving {
     ($($name:ident)*) => {
         fn forgiving(name: &CStr, real: *mut c_void) -> *mut c_void {
             match name.to_bytes() {
                 $(name if name == stringify!($name).as_bytes() => {
                     static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-                    extern "C" fn call(a: usize, b: usize) -> u32 {
-                        // SAFETY: all of these take one or two integers or pointers, which C passes in registers;
-                        // a second one too many is ignored. REAL was set before this function's address was given out.
+                    extern "C" fn call(a: usize, b: usize, c: usize) -> u32 {
+                        // SAFETY: all of these take one to three integers or pointers, which C passes in registers;
+                        // those too many are ignored. REAL was set before this function's address was given out.
                         unsafe {
-                            let real: extern "C" fn(usize, usize) -> u32 =
+                            let real: extern "C" fn(usize, usize, usize) -> u32 =
                                 std::mem::transmute(REAL.load(Ordering::Acquire));
-                            let _ = real(a, b);
+                            let _ = real(a, b, c);
                         }
                         0
                     }
@@ -151,7 +151,7 @@ macro_rules! forgiving {
 
 forgiving! {
     cuCtxSetCurrent cuMemFreeAsync cuMemFree_v2 cuEventDestroy_v2 cuStreamDestroy_v2 cuModuleUnload
-    cuDevicePrimaryCtxRelease_v2 cublasDestroy_v2
+    cuDevicePrimaryCtxRelease_v2 cublasDestroy_v2 cuEventRecord cuStreamWaitEvent
 }
 
 /// Defines `$name` as a jump through its slot, which first leads to the resolver. The assembly is x86-64's.

@@ -12,8 +12,9 @@ use cudarc::cublaslt::sys::{
     self, cublasLtMatmulDescAttributes_t as DescAttribute, cublasLtMatmulPreferenceAttributes_t as PrefAttribute,
     cublasLtReductionScheme_t as Reduction, cublasStatus_t as Status,
 };
-use cudarc::driver::{CudaDevice, CudaSlice, DevicePtr};
+use cudarc::driver::{self, CudaDevice, CudaSlice, DevicePtr};
 
+use super::context::describe as in_words;
 use super::gemm::{Dtype, Gemm, Operand};
 use crate::OpError;
 
@@ -74,10 +75,16 @@ pub(super) struct Lt {
 // SAFETY: the handle and descriptors are heap objects without thread affinity, behind a mutex.
 unsafe impl Send for Lt {}
 
+/// What cuBLASLt's status means. Of a GPU that was lost it says only that something failed; the driver repeats what it was.
 fn failed(what: &str, error: CublasError) -> OpError {
-    match error.0 {
-        Status::CUBLAS_STATUS_ALLOC_FAILED => OpError::OutOfMemory { bytes: None },
-        code => OpError::Device { message: format!("cuBLASLt, {what}: {code:?}") },
+    if error.0 == Status::CUBLAS_STATUS_ALLOC_FAILED {
+        return OpError::OutOfMemory { bytes: None };
+    }
+    let message = format!("cuBLASLt, {what}: {:?}", error.0);
+    // SAFETY: every context has a null stream.
+    match unsafe { driver::sys::cuStreamSynchronize(std::ptr::null_mut()) } {
+        driver::sys::CUresult::CUDA_SUCCESS => OpError::Device { message },
+        code => OpError::Device { message: format!("{message}, {}", in_words(code)) },
     }
 }
 

@@ -6,12 +6,12 @@ use dfdx::prelude::Cuda;
 use dfdx::shapes::HasShape;
 
 use super::{RopeKernel, Rotation};
-use crate::OpError;
 use crate::add::{VECTOR, narrow};
 use crate::attention::Heads;
 use crate::backend::{Act, Buffer};
 use crate::cpu::memory::expect_len;
 use crate::cuda::{Arg, Grid, Slice, addr, launch, launch_early, new_act, slice_addr, upload};
+use crate::{Category, OpError};
 
 /// Heads that share a thread's cosines: `HEADS` of rope.cu. Decides the grid only, since threads loop.
 const HEADS: usize = 4;
@@ -116,7 +116,8 @@ impl RopeKernel for Cuda {
 
     fn rope_positions(&self, positions: &[u32]) -> Result<Slice<u32>, OpError> {
         // No allocation is empty: the kernels are not launched without rows, but `upload` may refuse.
-        upload(self, if positions.is_empty() { &[0] } else { positions })
+        let list = upload(self, if positions.is_empty() { &[0] } else { positions });
+        list.map_err(|error| error.lacking(Category::Activations))
     }
 
     fn rope_forward(&self, x: &Act<Self>, rotation: Rotation<Self>) -> Result<Act<Self>, OpError> {
