@@ -172,6 +172,10 @@ impl<B: Backend> Ledger<B> {
         }
         if let Some(total) = self.device.memory_total() {
             message += &format!("; the device has {}", gib(total));
+            let used = self.device.memory_use().ok().flatten().map(|used| used.current);
+            if let Some(others) = elsewhere(total, self.device.memory_available(), used) {
+                message += &format!(", of which other processes hold about {}", gib(others));
+            }
         }
         Failure { message, ..failure }
     }
@@ -197,6 +201,13 @@ impl<B: Backend> Ledger<B> {
         let categories = some.map(|(category, bytes)| (category, mib(bytes))).collect();
         Ok(MemoryPeak { categories, peak_mib: counted.or(sampled.map(|(peak, _)| peak)) })
     }
+}
+
+/// Bytes of a device's `total` that are neither available nor used here, if the device counts and they are more than
+/// contexts and kernels take.
+fn elsewhere(total: usize, available: Option<usize>, used: Option<usize>) -> Option<usize> {
+    let rest = total.saturating_sub(available?).saturating_sub(used?);
+    Some(rest).filter(|bytes| *bytes > 2 << 30)
 }
 
 impl MemoryPeak {

@@ -41,7 +41,7 @@ UNFIT = [
     ("kernels", {}, 3, ["do not load on Fake GPU", "ANNEAL_CUDA_ARCHS"]),
     ("taken", {}, 3, ["Fake GPU cannot be opened", "busy or unavailable"]),
     ("full", {}, 5, ["out of memory for workspace", "other processes have taken"]),
-    ("crowded", {"FAKE_FREE": 20 << 20}, 5, ["out of memory"]),
+    ("crowded", {"FAKE_FREE": 70 << 20}, 5, ["out of memory for ", "of which other processes hold about 7.8"]),
 ]
 
 
