@@ -9,9 +9,9 @@ const BATCH: &str = "lower batch_size (raise gradient_accumulation_steps to keep
 /// What helps whoever lacks memory for moments and masters, which no batch changes.
 const OPTIMIZER: &str =
     "set optimizer_states = \"bf16\", or train an adapter with `train-lora`; the batch has no part in it";
-/// What helps whoever lacks memory before there is anything of theirs on the device.
-const WORKSPACE: &str = "nothing of this stage was there yet, so other processes have taken the GPU's memory (`nvidia-smi` \
-                         names them): wait for them, or choose another GPU with CUDA_VISIBLE_DEVICES";
+/// What helps whoever lacks memory that others have: before anything of the stage's is on the device, or later.
+pub(crate) const OTHERS: &str = "other processes have taken the GPU's memory (`nvidia-smi` names them): choose another GPU with \
+                                 CUDA_VISIBLE_DEVICES, or wait for them and run again with `--retry oom`";
 
 /// What the driver says when a GPU was lost or broke, which is nobody's bug. An illegal address is ours, so not here.
 const LOST: &[&str] = &[
@@ -38,7 +38,7 @@ impl<T> OrFail<T> for Result<T, OpError> {
                 let failure = Failure::new(FailureClass::Oom, error.to_string());
                 match &error {
                     OpError::Lacking { category: Category::Optimizer, .. } => failure.hint(OPTIMIZER),
-                    OpError::Lacking { category: Category::Workspace, .. } => failure.hint(WORKSPACE),
+                    OpError::Lacking { category: Category::Workspace, .. } => failure.hint(OTHERS),
                     _ => failure.hint(BATCH),
                 }
             }

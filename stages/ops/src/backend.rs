@@ -123,6 +123,11 @@ pub trait Memory:
     /// Bytes that could still be allocated, if the device tells: on the CPU what the system could hand out, swap
     /// included. Others may take them at any time.
     fn memory_available(&self) -> Option<usize>;
+    /// Bytes of the device's memory that this process has not taken for tensors and that are not free either: other
+    /// processes', and a few hundred MiB for contexts and kernels. `None` where the device does not count.
+    fn memory_elsewhere(&self) -> Option<usize> {
+        None
+    }
     /// Bytes of memory that the device has, or that this process may take of it, if it tells.
     fn memory_total(&self) -> Option<usize>;
     /// What its maker calls it, if it tells.

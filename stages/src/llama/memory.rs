@@ -10,7 +10,7 @@ use super::config::LlamaConfig;
 use super::footprint::{Footprint, gib, listed};
 use super::model::Model;
 use super::weights::WeightSource;
-use crate::failure::OrFail;
+use crate::failure::{OTHERS, OrFail};
 use anneal_engine::memory::{self, Sampler};
 use anneal_engine::{Failure, FailureClass};
 use anneal_ops::{Backend, Category, MemoryUse, ParamRef, cross_entropy_workspace};
@@ -172,12 +172,14 @@ impl<B: Backend> Ledger<B> {
         }
         if let Some(total) = self.device.memory_total() {
             message += &format!("; the device has {}", gib(total));
-            let used = self.device.memory_use().ok().flatten().map(|used| used.current);
-            if let Some(others) = elsewhere(total, self.device.memory_available(), used) {
-                message += &format!(", of which other processes hold about {}", gib(others));
-            }
         }
-        Failure { message, ..failure }
+        let mut hint = failure.hint;
+        // More than contexts and kernels take.
+        if let Some(others) = self.device.memory_elsewhere().filter(|bytes| *bytes > 2 << 30) {
+            message += &format!("; other processes hold about {} of it", gib(others));
+            hint = Some(OTHERS.to_owned());
+        }
+        Failure { message, hint, ..failure }
     }
 
     /// The peak so far, bytes, if the device counts.
@@ -201,13 +203,6 @@ impl<B: Backend> Ledger<B> {
         let categories = some.map(|(category, bytes)| (category, mib(bytes))).collect();
         Ok(MemoryPeak { categories, peak_mib: counted.or(sampled.map(|(peak, _)| peak)) })
     }
-}
-
-/// Bytes of a device's `total` that are neither available nor used here, if the device counts and they are more than
-/// contexts and kernels take.
-fn elsewhere(total: usize, available: Option<usize>, used: Option<usize>) -> Option<usize> {
-    let rest = total.saturating_sub(available?).saturating_sub(used?);
-    Some(rest).filter(|bytes| *bytes > 2 << 30)
 }
 
 impl MemoryPeak {

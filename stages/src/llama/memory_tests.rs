@@ -97,15 +97,6 @@ fn on_the_cpu_activations_are_the_rest_of_the_process() {
 }
 
 #[test]
-fn what_others_hold_is_told_where_it_matters() {
-    let gib = |n: usize| n << 30;
-    assert_eq!(elsewhere(gib(80), Some(gib(10)), Some(gib(20))), Some(gib(50)));
-    // Contexts, kernels, and a device whose memory is the host's.
-    assert_eq!(elsewhere(gib(80), Some(gib(59)), Some(gib(20))), None);
-    assert_eq!(elsewhere(gib(80), Some(gib(1)), None), None);
-}
-
-#[test]
 fn a_lack_of_memory_is_told_with_its_category_and_what_is_taken() {
     let mut ledger = Ledger::open(&Cpu::default()).unwrap();
     ledger.expect(&Footprint::of::<Cpu>(&config())).unwrap();

@@ -6,7 +6,7 @@
  *   turing      compute capability 7.5                  pools     no memory pools
  *   kernels     no kernel of the program's loads        taken     another process has the device for itself
  *   full        no memory is left for a context         crowded   FAKE_FREE bytes are left for allocations
- *   lost        after FAKE_AFTER launches every call fails with FAKE_CODE
+ *   lost        behind FAKE_AFTER launches every call fails with FAKE_CODE
  *   starved     after FAKE_AFTER allocations there is no memory for any
  *
  * FAKE_COUNT names a file for the numbers of launches and allocations. Codes and attributes are those of cuda.h.
@@ -34,10 +34,12 @@ static long number(const char *name) {
 static long launches, allocations;
 static int code; /* what every call returns from now on */
 
+/* A launch succeeds, and what becomes of it is told by whatever call comes next. */
 static int launched(void) {
-    long so_far = __atomic_add_fetch(&launches, 1, __ATOMIC_RELAXED);
-    if (!code && is("lost") && so_far > number("FAKE_AFTER")) code = number("FAKE_CODE");
-    return code;
+    int so_far = code;
+    long count = __atomic_add_fetch(&launches, 1, __ATOMIC_RELAXED);
+    if (!code && is("lost") && count > number("FAKE_AFTER")) code = number("FAKE_CODE");
+    return so_far;
 }
 
 __attribute__((destructor)) static void count(void) {
@@ -53,6 +55,9 @@ __attribute__((destructor)) static void count(void) {
 #define SILENT(name) API int name(void) { return code; }
 /* Functions whose first argument is where a handle goes. */
 #define HANDLE(name) API int name(void **to) { *to = &code; return code; }
+/* The same of cuBLAS and cuBLASLt, which have codes of their own: 13 is CUBLAS_STATUS_EXECUTION_FAILED. */
+#define SILENT_BLAS(name) API int name(void) { return code ? 13 : 0; }
+#define HANDLE_BLAS(name) API int name(void **to) { *to = &code; return code ? 13 : 0; }
 
 HANDLE(cuCtxGetCurrent) SILENT(cuCtxSetCurrent) SILENT(cuDevicePrimaryCtxRelease_v2)
 HANDLE(cuModuleLoad) HANDLE(cuModuleGetFunction) SILENT(cuModuleUnload) SILENT(cuFuncSetAttribute)
@@ -60,15 +65,15 @@ HANDLE(cuEventCreate) SILENT(cuEventDestroy_v2) SILENT(cuEventRecord)
 HANDLE(cuStreamCreate) SILENT(cuStreamDestroy_v2) SILENT(cuStreamSynchronize) SILENT(cuStreamWaitEvent)
 HANDLE(cuDeviceGetDefaultMemPool) SILENT(cuMemPoolSetAttribute) SILENT(cuMemPoolTrimTo)
 SILENT(cuProfilerStart) SILENT(cuProfilerStop)
-HANDLE(cublasCreate_v2) SILENT(cublasDestroy_v2) SILENT(cublasSetStream_v2)
-SILENT(cublasGemmEx) SILENT(cublasGemmStridedBatchedEx) SILENT(cublasSgemm_v2) SILENT(cublasSgemmStridedBatched)
-SILENT(cublasDgemm_v2) SILENT(cublasDgemmStridedBatched) SILENT(cublasSgemv_v2) SILENT(cublasDgemv_v2)
-HANDLE(cublasLtCreate) SILENT(cublasLtDestroy) HANDLE(cublasLtMatmulDescCreate) SILENT(cublasLtMatmulDescDestroy)
-SILENT(cublasLtMatmulDescSetAttribute) HANDLE(cublasLtMatmulPreferenceCreate) SILENT(cublasLtMatmulPreferenceDestroy)
-SILENT(cublasLtMatmulPreferenceSetAttribute) HANDLE(cublasLtMatrixLayoutCreate) SILENT(cublasLtMatrixLayoutDestroy)
+HANDLE_BLAS(cublasCreate_v2) SILENT_BLAS(cublasDestroy_v2) SILENT_BLAS(cublasSetStream_v2)
+SILENT_BLAS(cublasGemmEx) SILENT_BLAS(cublasGemmStridedBatchedEx) SILENT_BLAS(cublasSgemm_v2) SILENT_BLAS(cublasSgemmStridedBatched)
+SILENT_BLAS(cublasDgemm_v2) SILENT_BLAS(cublasDgemmStridedBatched) SILENT_BLAS(cublasSgemv_v2) SILENT_BLAS(cublasDgemv_v2)
+HANDLE_BLAS(cublasLtCreate) SILENT_BLAS(cublasLtDestroy) HANDLE_BLAS(cublasLtMatmulDescCreate) SILENT_BLAS(cublasLtMatmulDescDestroy)
+SILENT_BLAS(cublasLtMatmulDescSetAttribute) HANDLE_BLAS(cublasLtMatmulPreferenceCreate) SILENT_BLAS(cublasLtMatmulPreferenceDestroy)
+SILENT_BLAS(cublasLtMatmulPreferenceSetAttribute) HANDLE_BLAS(cublasLtMatrixLayoutCreate) SILENT_BLAS(cublasLtMatrixLayoutDestroy)
 
 API size_t cublasLtGetCudartVersion(void) { return 13000; }
-API int cublasLtMatmul(void) { return launched() ? 13 : 0; } /* CUBLAS_STATUS_EXECUTION_FAILED */
+API int cublasLtMatmul(void) { return launched() ? 13 : 0; }
 
 API int cublasLtMatmulAlgoGetHeuristic(void *lt, void *desc, void *a, void *b, void *c, void *d, void *preference,
                                        int wanted, void *results, int *found) {
@@ -142,7 +147,8 @@ API int cuMemPoolGetAttribute(void *pool, int attribute, uint64_t *to) {
 }
 API int cuMemGetInfo_v2(size_t *left, size_t *all) {
     *all = (size_t)8 << 30;
-    *left = is("crowded") ? (size_t)number("FAKE_FREE") : *all;
+    size_t most = is("crowded") ? (size_t)number("FAKE_FREE") : *all;
+    *left = most > used ? most - used : 0;
     return code;
 }
 

@@ -126,8 +126,8 @@ __device__ __forceinline__ void products_wait() {
 }
 
 /// Keeps what writes these registers ahead of this, and what reads them behind: the compiler knows of a product's
-/// instructions, not of the time until it is waited for. Results are pinned before they are added to and after they are
-/// waited for, left operands likewise. No instructions.
+/// instructions, not of the time until it is waited for. Left operands are pinned before their
+/// product begins and after it is waited for, and so are results that other instructions change in between. No instructions.
 template <int N>
 __device__ __forceinline__ void pin(float (&c)[N][4]) {
 #pragma unroll

@@ -47,7 +47,10 @@ pub(crate) fn describe(code: sys::CUresult) -> String {
     let known = unsafe { sys::cuGetErrorString(code, &mut words) } == sys::CUresult::CUDA_SUCCESS && !words.is_null();
     // SAFETY: see above.
     let words = if known { unsafe { CStr::from_ptr(words) }.to_string_lossy() } else { "no driver".into() };
-    format!("{code:?} ({words})")
+    match super::answers::unlisted().filter(|_| code == sys::CUresult::CUDA_ERROR_UNKNOWN) {
+        Some(number) => format!("{code:?} ({words}; the driver's code is {number})"),
+        None => format!("{code:?} ({words})"),
+    }
 }
 
 /// Turns a driver's answer into a result; `what` was being done.

@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use super::{limit, unwritten};
+use super::{answers, limit, unwritten};
 
 unsafe extern "C" {
     fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void;
@@ -109,49 +109,16 @@ extern "C" fn anneal_cuda_resolve(entry: *const Entry) -> *const c_void {
     let found = if handle.is_null() { handle } else { unsafe { dlsym(handle, name.as_ptr()) } };
     let target = if found.is_null() {
         LIBRARIES[entry.library].missing as *mut c_void
-    } else if name == c"cuMemsetD8Async" {
-        unwritten::interpose(found)
-    } else if name == c"cuMemAllocAsync" {
-        limit::interpose(found)
     } else {
-        forgiving(name, found)
+        let known = answers::stand_in(name, found);
+        match name.to_bytes() {
+            b"cuMemsetD8Async" => unwritten::interpose(known),
+            b"cuMemAllocAsync" => limit::interpose(known),
+            _ => known,
+        }
     };
     entry.slot.store(target, Ordering::Release);
     target
-}
-
-/// Functions that give something back, or wait for it before. cudarc unwraps their results in `drop`, so after a GPU error,
-/// which every later call repeats, a program would panic (and abort, if it unwinds) instead of reporting what happened. They
-/// answer "success" here: what they give back is gone with the failed context anyway, and the next call that matters
-/// reports the error again.
-macro_rules! forgiving {
-    ($($name:ident)*) => {
-        fn forgiving(name: &CStr, real: *mut c_void) -> *mut c_void {
-            match name.to_bytes() {
-                $(name if name == stringify!($name).as_bytes() => {
-                    static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-                    extern "C" fn call(a: usize, b: usize, c: usize) -> u32 {
-                        // SAFETY: all of these take one to three integers or pointers, which C passes in registers;
-                        // those too many are ignored. REAL was set before this function's address was given out.
-                        unsafe {
-                            let real: extern "C" fn(usize, usize, usize) -> u32 =
-                                std::mem::transmute(REAL.load(Ordering::Acquire));
-                            let _ = real(a, b, c);
-                        }
-                        0
-                    }
-                    REAL.store(real, Ordering::Release);
-                    call as *mut c_void
-                })*
-                _ => real,
-            }
-        }
-    };
-}
-
-forgiving! {
-    cuCtxSetCurrent cuMemFreeAsync cuMemFree_v2 cuEventDestroy_v2 cuStreamDestroy_v2 cuModuleUnload
-    cuDevicePrimaryCtxRelease_v2 cublasDestroy_v2 cuEventRecord cuStreamWaitEvent
 }
 
 /// Defines `$name` as a jump through its slot, which first leads to the resolver. The assembly is x86-64's.

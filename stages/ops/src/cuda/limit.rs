@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use cudarc::driver::sys;
 
-use super::context::context;
-use super::memory::counter;
+use super::context::{Context, context};
+use super::memory::read_counter;
 
 /// Bytes; the largest number stands for no limit.
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -25,21 +25,39 @@ pub(super) fn get() -> Option<usize> {
     Some(LIMIT.load(Ordering::Relaxed)).filter(|bytes| *bytes < usize::MAX)
 }
 
-fn fits(bytes: usize, limit: usize) -> bool {
-    let used = counter(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT);
-    used.is_ok_and(|used| used.saturating_add(bytes) <= limit)
+/// Whether `bytes` more are within `limit`; or what the driver answered instead of counting.
+fn fits(context: &Context, bytes: usize, limit: usize) -> Result<bool, sys::CUresult> {
+    let mut used = 0;
+    match read_counter(context.pool, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT, &mut used) {
+        sys::CUresult::CUDA_SUCCESS => Ok((used as usize).saturating_add(bytes) <= limit),
+        code => Err(code),
+    }
+}
+
+/// Success if `bytes` more are within the limit. A lost device is not one without memory.
+fn within(bytes: usize) -> sys::CUresult {
+    let Some(limit) = get() else { return sys::CUresult::CUDA_SUCCESS };
+    let Ok(context) = context() else { return sys::CUresult::CUDA_ERROR_INVALID_CONTEXT };
+    let asked = fits(context, bytes, limit).and_then(|fit| {
+        if fit {
+            return Ok(true);
+        }
+        // What was freed counts until the device has come to it; then the answer does not depend on how far it is.
+        context.device.synchronize().map_err(|error| error.0)?;
+        fits(context, bytes, limit)
+    });
+    match asked {
+        Ok(true) => sys::CUresult::CUDA_SUCCESS,
+        Ok(false) => sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+        Err(code) => code,
+    }
 }
 
 /// `cuMemAllocAsync(to, bytes, stream)`, within the limit.
 extern "C" fn allocate(to: *mut u64, bytes: usize, stream: *mut c_void) -> u32 {
-    if let Some(limit) = get()
-        && !fits(bytes, limit)
-    {
-        // What was freed counts until the device has come to it; then the answer does not depend on how far it is.
-        let waited = context().is_ok_and(|context| context.device.synchronize().is_ok());
-        if !waited || !fits(bytes, limit) {
-            return sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY as u32;
-        }
+    match within(bytes) {
+        sys::CUresult::CUDA_SUCCESS => {}
+        code => return code as u32,
     }
     // SAFETY: REAL was set, to the function of this signature, before this function's address was given out; the
     // arguments are the caller's.

@@ -146,10 +146,14 @@ impl<E: Unit> Transfer<E> for Cuda {
 /// Reads one of the pool's counters.
 pub(super) fn counter(which: sys::CUmemPool_attribute) -> Result<usize, OpError> {
     let mut value = 0u64;
-    // SAFETY: these attributes are u64, which `value` is.
-    let code = unsafe { sys::cuMemPoolGetAttribute(context()?.pool, which, (&raw mut value).cast()) };
-    ask("reading the memory pool", code)?;
+    ask("reading the memory pool", read_counter(context()?.pool, which, &mut value))?;
     Ok(value as usize)
+}
+
+/// The same, in the driver's terms.
+pub(super) fn read_counter(pool: sys::CUmemoryPool, which: sys::CUmemPool_attribute, to: &mut u64) -> sys::CUresult {
+    // SAFETY: these attributes are u64, which `to` is.
+    unsafe { sys::cuMemPoolGetAttribute(pool, which, (&raw mut *to).cast()) }
 }
 
 impl Memory for Cuda {
@@ -226,6 +230,12 @@ impl Memory for Cuda {
         let used = counter(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT).ok()?;
         let available = free + reserved.saturating_sub(used);
         Some(limit::get().map_or(available, |limit| available.min(limit.saturating_sub(used))))
+    }
+
+    fn memory_elsewhere(&self) -> Option<usize> {
+        let (free, total) = info()?;
+        let reserved = counter(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT).ok()?;
+        Some(total.saturating_sub(free).saturating_sub(reserved))
     }
 
     fn limit_memory(&self, bytes: usize) {

@@ -6,6 +6,7 @@
 //! A failed device repeats its error in every later call. Functions here return it as [`crate::OpError`]; whoever gets
 //! it should report it and leave the process without touching tensors again.
 
+mod answers;
 mod context;
 mod door;
 mod element;
