@@ -57,7 +57,6 @@ mod launch {
 
     type Launch = extern "C" fn(usize, u32, u32, u32, u32, u32, u32, u32, usize, usize, usize) -> u32;
 
-    #[expect(clippy::too_many_arguments, reason = "the driver's signature")]
     pub(super) extern "C" fn call(
         function: usize,
         grid_x: u32,
