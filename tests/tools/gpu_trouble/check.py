@@ -8,7 +8,8 @@ libraries: it computes nothing, and has one trouble at a time. Each must end in 
 it was, never in a panic. The GPU is lost, and memory is refused, at several points of training an adapter, of full
 fine-tuning and of answering; a training that lost its GPU goes on from its last checkpoint to the files of one that did not
 (kernels compute nothing here, so weights say little; with those that do, `gpu_check.sh resume` compares them).
-Prints a line for each; the exit status is 1 if any failed."""
+Prints a line for each; the exit status is 1 if any failed.
+"""
 
 import argparse
 import filecmp
@@ -94,8 +95,8 @@ def checkpoints(ended: subprocess.CompletedProcess, resumed: bool) -> list[int]:
     return [event["step"] for event in events if event.get("type") == "checkpoint" and event.get("resumed") == resumed]
 
 
-def lost(check: Check, stage: str, launches: int, error: int, code: int, words: list[str]) -> None:
-    """Loses the GPU behind so many launches, and runs again with it."""
+def lost(check: Check, stage: str, launches: int, error: int, code: int, words: list[str]) -> list[int]:
+    """Loses the GPU behind so many launches, and runs again with it; at which steps that took up a checkpoint."""
     outputs = f"{stage}-lost-{error}-{launches}"
     ended = check.run(stage, outputs, "--json", trouble="lost", FAKE_AFTER=launches, FAKE_CODE=error)
     check.expect(f"{stage}, GPU lost after {launches} launches ({error})", ended, code, words)
@@ -105,6 +106,7 @@ def lost(check: Check, stage: str, launches: int, error: int, code: int, words: 
     # One that was being written when the GPU was lost may be there though nobody said so.
     went_on = took == wrote or (len(took) == 1 and took > wrote)
     check.expect(f"  and again, from step {took or 'none'}, to the same files", again, 0, [], also=went_on and equal)
+    return took
 
 
 def everything(check: Check, points: int) -> int:
@@ -117,9 +119,14 @@ def everything(check: Check, points: int) -> int:
     for trouble, more, code, words in UNFIT:
         check.expect(trouble, check.run("lora", trouble, trouble=trouble, **more), code, words)
     for stage in STAGES:
+        words, took = ["the GPU failed or was lost", "run the same command again"], []
         for point in range(points):
             at = check.launches[stage] * (2 * point + 1) // (2 * points)
-            lost(check, stage, at, ECC, 3, ["the GPU failed or was lost", "run the same command again"])
+            took += lost(check, stage, at, ECC, 3, words)
+        # Late in a training some were there to take up: else nothing was seen of going on.
+        if "max_steps" in STAGES[stage] and not took:
+            check.failed = True
+            print(f"FAIL  {stage}: no run went on from a checkpoint")
         for point in range(points):
             at = allocations[stage] * (2 * point + 1) // (2 * points)
             ended = check.run(stage, f"{stage}-starved-{at}", trouble="starved", FAKE_AFTER=at)
